@@ -1,0 +1,46 @@
+"""How a language model chooses its next token: the helper package of the course.
+
+`import llmviz as lv` costs next to nothing; torch, transformers, pandas and matplotlib are
+imported by the first function that needs them.
+"""
+
+from importlib import import_module
+
+# Another package with the import name `llmviz` exists; the lessons check this attribute.
+__distribution__ = "llmviz-course"
+
+_HOME = {
+    "load": "models",
+    "setup_line": "models",
+    "readable": "tokens",
+    "token_labels": "tokens",
+    "token_table": "tokens",
+    "generate": "decoding",
+    "greedy_search": "decoding",
+    "sample": "decoding",
+    "trace_of": "decoding",
+    "Trace": "trace",
+    "logits_to_frame": "frames",
+    "predict_next_tokens": "frames",
+    "plot_probabilities": "plots",
+    "plot_steps": "plots",
+    "plot_temperature": "plots",
+    "show": "plots",
+}
+_ROOMS = {
+    "models", "tokens", "processors", "decoding", "trace", "frames", "plots", "checks",
+}  # fmt: skip
+
+__all__ = sorted({*_HOME, *_ROOMS})
+
+
+def __getattr__(name: str):
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    if name in _ROOMS:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

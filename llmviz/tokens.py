@@ -1,0 +1,102 @@
+"""Text to tokens and back: one place decides how a token is shown to a person."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"}
+
+
+def readable(text: str) -> str:
+    """Make white space and control characters in `text` visible.
+
+    A space becomes ␣, a newline ↵, a tab ⇥, a carriage return ␍; any other character that
+    cannot be printed is written as its code point, such as ⟨U+200B⟩.
+    """
+    return "".join(VISIBLE.get(c) or (c if c.isprintable() else f"⟨U+{ord(c):04X}⟩") for c in text)
+
+
+def token_label(tokenizer, token_id: int) -> str:
+    """The readable form of one token, such as `␣cute`.
+
+    A token that holds only a part of a character is shown by its bytes, such as ⟨F0 9F⟩; an
+    empty one, or an id without a token, by its number, such as ⟨49153⟩.
+    """
+    piece = tokenizer.convert_ids_to_tokens(int(token_id))
+    if not piece:
+        return f"⟨{int(token_id)}⟩"
+    text = tokenizer.convert_tokens_to_string([piece])
+    if "\ufffd" in text and "\ufffd" not in piece:
+        if all(c in _byte_of() for c in piece):
+            return "⟨" + " ".join(f"{_byte_of()[c]:02X}" for c in piece) + "⟩"
+        return piece
+    # SentencePiece marks a leading space with ▁, and drops it from the start of a text.
+    if piece.startswith("▁") and not text.startswith(" "):
+        text = " " + text
+    return readable(text) or f"⟨{int(token_id)}⟩"
+
+
+def token_labels(tokenizer, token_ids) -> list[str]:
+    """`token_label` of every id in `token_ids` (a list, or a tensor of any shape)."""
+    ids = token_ids.flatten().tolist() if hasattr(token_ids, "flatten") else list(token_ids)
+    return [token_label(tokenizer, i) for i in ids]
+
+
+def token_table(tokenizer, text: str):
+    """How `text` is cut into tokens: a DataFrame with a row a token.
+
+    Columns: position, token_id, token (readable), piece (as the vocabulary spells it), special.
+    Raises TypeError for anything but a string, ValueError for an empty one.
+    """
+    import pandas as pd
+
+    ids = encode(tokenizer, text, name="text")[0][0].tolist()
+    special = set(tokenizer.all_special_ids)
+    return pd.DataFrame(
+        {
+            "position": range(len(ids)),
+            "token_id": ids,
+            "token": token_labels(tokenizer, ids),
+            "piece": tokenizer.convert_ids_to_tokens(ids),
+            "special": [i in special for i in ids],
+        }
+    )
+
+
+def encode(tokenizer, prompt: str | list[str], pad_token_id: int = 0, name: str = "prompt"):
+    """Tokenise one prompt or a list of them.
+
+    Shorter prompts of a list are padded on the left, so that every row ends in its last real
+    token. Returns `input_ids` and `attention_mask`, LongTensors of shape (prompts, tokens).
+    Raises TypeError or ValueError that names `name` for a prompt that is no text, or empty.
+    """
+    import torch
+
+    prompts = [prompt] if isinstance(prompt, str) else prompt
+    if not isinstance(prompts, (list, tuple)) or not all(isinstance(p, str) for p in prompts):
+        kind = type(prompt).__name__
+        raise TypeError(f"{name} must be a string or a list of strings, not {kind}: {prompt!r:.60}")
+    if not prompts:
+        raise ValueError(f"{name} is an empty list: give at least one string")
+    rows = [tokenizer(p)["input_ids"] if p else [] for p in prompts]
+    for i, row in enumerate(rows):
+        if not row:
+            which = name if isinstance(prompt, str) else f"{name}[{i}]"
+            raise ValueError(
+                f"{which} is {prompts[i]!r}, which has no tokens: give the model at least one"
+            )
+    width = max(map(len, rows))
+    input_ids = torch.tensor([[pad_token_id] * (width - len(r)) + r for r in rows])
+    attention_mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows])
+    return input_ids, attention_mask
+
+
+@lru_cache(maxsize=1)
+def _byte_of() -> dict[str, int]:
+    """GPT-2's table from printable stand-ins to bytes, which every byte-level BPE uses.
+
+    The 188 bytes that print stand for themselves; the others, in order, for U+0100 and up.
+    """
+    own = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    rest = [b for b in range(256) if b not in own]
+    return {chr(b): b for b in own} | {chr(0x100 + i): b for i, b in enumerate(rest)}
