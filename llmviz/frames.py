@@ -4,46 +4,12 @@ from __future__ import annotations
 
 import math
 
-import pandas as pd
 import torch
 from torch import Tensor
 
 from .decoding import generate
+from .tables import Table
 from .tokens import token_labels
-
-
-class Table(pd.DataFrame):
-    """A DataFrame that holds numbers, and prints them short.
-
-    A probability is printed as a percentage, another float with three digits behind the point:
-    as many as are the same on every machine. Token text is escaped, and never read as mathematics.
-    """
-
-    @property
-    def _constructor(self):
-        return Table
-
-    def _formatters(self) -> dict:
-        return {
-            name: "{:.1%}".format if _is_probability(name) else "{:.3f}".format
-            for name, column in self.items()
-            if pd.api.types.is_float_dtype(column)
-        }
-
-    def __repr__(self) -> str:
-        return self.to_string(formatters=self._formatters(), index=False)
-
-    def _repr_html_(self) -> str:
-        return self.to_html(
-            formatters=self._formatters(),
-            index=False,
-            border=0,
-            classes="dataframe tex2jax_ignore mathjax_ignore",
-        )
-
-
-def _is_probability(name) -> bool:
-    return str(name).endswith(("probability", "_Prob"))
 
 
 def logits_to_frame(logits: Tensor, tokenizer, top_k: int = 10) -> Table:

@@ -43,16 +43,16 @@ def token_labels(tokenizer, token_ids) -> list[str]:
 
 
 def token_table(tokenizer, text: str):
-    """How `text` is cut into tokens: a DataFrame with a row a token.
+    """How `text` is cut into tokens: a Table with a row a token.
 
     Columns: position, token_id, token (readable), piece (as the vocabulary spells it), special.
     Raises TypeError for anything but a string, ValueError for an empty one.
     """
-    import pandas as pd
+    from .tables import Table
 
     ids = encode(tokenizer, text, name="text")[0][0].tolist()
     special = set(tokenizer.all_special_ids)
-    return pd.DataFrame(
+    return Table(
         {
             "position": range(len(ids)),
             "token_id": ids,

@@ -83,14 +83,14 @@ class Trace:
 
     @property
     def frame(self):
-        """A DataFrame with a row a sequence, step and candidate.
+        """A Table (DataFrame) with a row a sequence, step and candidate.
 
         Columns: sequence, step (from 1), rank, token_id, token, logit, log_prob, probability (the
         three before the processors), score, processed_probability (after them), chosen.
         """
-        import pandas as pd
+        from .tables import Table
 
-        return pd.DataFrame(
+        return Table(
             {
                 "sequence": s,
                 "step": t,
@@ -111,14 +111,14 @@ class Trace:
 
     @property
     def summary(self):
-        """A DataFrame with a row a sequence and step: the chosen token and what stood behind it.
+        """A Table with a row a sequence and step: the chosen token and what stood behind it.
 
         Columns: sequence, step (from 1), token_id, token, probability, rank, surprisal and entropy
         (both in bits), kept (tokens left by the processors), mass (their probability).
         """
-        import pandas as pd
+        from .tables import Table
 
-        return pd.DataFrame(
+        return Table(
             {
                 "sequence": s,
                 "step": t,
@@ -190,7 +190,7 @@ class Recorder:
         processors (the same tensor where none is on); `tokens`, shape (rows,), the chosen ones."""
         k = min(self.top_logprobs, logits.shape[-1])
         log_probs = logits.log_softmax(-1)
-        probabilities = log_probs.exp()
+        probabilities = logits.softmax(-1)  # sums to 1 more closely than exp(log_probs)
         chosen = tokens[:, None]
         ids = [logits.topk(k).indices, chosen]
         if scores is not logits:
@@ -218,7 +218,7 @@ class Recorder:
                 ).gather(-1, ids),
                 "entropy": torch.special.entr(probabilities).sum(-1) / math.log(2),
                 "kept": kept.sum(-1),
-                "mass": (probabilities * kept).sum(-1),
+                "mass": (probabilities * kept).sum(-1) / probabilities.sum(-1),
             }
         )
 

@@ -1,0 +1,172 @@
+"""Figures with matplotlib: every function takes `ax=` and returns it.
+
+Functions take numbers and token labels; only `plot_steps` knows a trace. Tokens are drawn at
+integer positions, since two tokens can look alike, and never read as mathematics: a token may
+well be `$_$`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+
+from . import processors
+from .trace import Trace
+
+# Okabe and Ito's colours, which colour-blind readers tell apart, on quiet greys.
+BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+INK, MUTED, FAINT = "#222222", "#6B7280", "#D1D5DB"
+SERIES = [BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9"]
+PROBABILITY = LinearSegmentedColormap.from_list("probability", ["#FFFFFF", "#9CCBE8", "#005A8F"])
+
+
+def plot_probabilities(
+    probabilities, labels: list[str], *, chosen: int | None = None, rest: bool = True, ax=None
+) -> Axes:
+    """Horizontal bars of the likeliest next tokens, the likeliest on top.
+
+    probabilities: one a label, from 0 to 1, in the order to draw.
+    chosen: the position of a bar to single out.
+    rest: add a hollow bar for all other tokens together, 1 minus the sum.
+    """
+    values = [float(p) for p in probabilities]
+    if len(values) != len(labels):
+        raise ValueError(f"probabilities has {len(values)} entries and labels {len(labels)}")
+    ax = _axes(ax, height=0.55 + 0.27 * (len(values) + rest))
+    colours = [ORANGE if i == chosen else BLUE for i in range(len(values))]
+    ax.barh(range(len(values)), values, color=colours, height=0.72)
+    names = list(labels)
+    if rest:
+        others = max(1 - math.fsum(values), 0.0)
+        ax.barh(len(values), others, facecolor="none", edgecolor=MUTED, hatch="////", height=0.72)
+        values, names = [*values, others], [*names, "all others"]
+    for y, value in enumerate(values):
+        ax.text(value, y, f" {value:.1%}", va="center", color=MUTED, fontsize=9)
+    _token_ticks(ax.yaxis, names)
+    ax.invert_yaxis()
+    ax.set_xlim(0, 1.12 * max(values))
+    ax.xaxis.set_visible(False)
+    ax.spines["bottom"].set_visible(False)
+    return ax
+
+
+def plot_temperature(logits, labels: list[str], temperatures=(0.1, 1.0, 5.0), ax=None) -> Axes:
+    """The probabilities of the same scores at several temperatures, as bars side by side.
+
+    logits: shape (tokens,), with a label each. Raises ValueError where the numbers of logits and
+    labels differ, or for a temperature that is not a finite number above 0.
+    """
+    logits = torch.as_tensor(logits, dtype=torch.float32)
+    if logits.ndim != 1 or len(logits) != len(labels):
+        raise ValueError(
+            f"logits has the shape {tuple(logits.shape)} and labels {len(labels)} entries: "
+            "pass one logit a label"
+        )
+    if not temperatures:
+        raise ValueError("temperatures is empty: pass at least one")
+    ax = _axes(ax, width=8, height=3.4)
+    width = 0.8 / len(temperatures)
+    for i, temperature in enumerate(temperatures):
+        probabilities = processors.temperature(logits[None], temperature)[0].softmax(-1)
+        at = [x + (i - (len(temperatures) - 1) / 2) * width for x in range(len(labels))]
+        colour = SERIES[i % len(SERIES)]
+        ax.bar(at, probabilities.tolist(), width=width, label=f"T = {temperature:g}", color=colour)
+    _token_ticks(ax.xaxis, labels)
+    ax.set_ylabel("probability")
+    ax.legend(frameon=False)
+    return ax
+
+
+def plot_steps(run: Trace, *, sequence: int = 0, top_k: int = 5, ax=None) -> Axes:
+    """A generation as a board: a column a step, the likeliest tokens from the top down.
+
+    The darker a cell, the likelier the token was under the model; the chosen one has a frame. A
+    choice that was not among the `top_k` stands in a row of its own at the bottom.
+    """
+    steps = run.steps[sequence]
+    outside = any(step.rank > top_k for step in steps)
+    rows = top_k + outside
+    ax = _axes(ax, width=max(1.05 * len(steps) + 0.6, 4), height=0.62 * rows + 0.5)
+    for x, step in enumerate(steps):
+        shown = step.candidates[:top_k]
+        chosen = next(c for c in step.candidates if c.token_id == step.token_id)
+        cells = list(enumerate(shown)) + ([] if chosen in shown else [(top_k, chosen)])
+        for y, candidate in cells:
+            p = math.exp(candidate.log_prob)
+            picked = candidate is chosen
+            ax.add_patch(
+                plt.Rectangle(
+                    (x - 0.46, y - 0.44),
+                    0.92,
+                    0.88,
+                    facecolor=PROBABILITY(p),
+                    edgecolor=ORANGE if picked else FAINT,
+                    linewidth=2.6 if picked else 0.8,
+                    zorder=3 if picked else 2,
+                )
+            )
+            ink = "white" if p > 0.7 else INK
+            label = _short(run.labels[candidate.token_id])
+            size = 9.5 if len(label) <= 9 else 8
+            style = {"ha": "center", "va": "center", "color": ink, "zorder": 4}
+            ax.text(x, y - 0.12, label, fontsize=size, parse_math=False, **style)
+            ax.text(x, y + 0.24, f"{p:.0%}" if p >= 0.01 else "<1%", fontsize=7.5, **style)
+    ax.set_xlim(-0.6, len(steps) - 0.4)
+    ax.set_ylim(rows - 0.5, -0.55)
+    ax.set_xticks(range(len(steps)), [str(t) for t in range(1, len(steps) + 1)])
+    names = [str(k) for k in range(1, top_k + 1)] + ["below"] * outside
+    ax.set_yticks(range(rows), names)
+    ax.set_xlabel("step")
+    ax.set_ylabel("rank")
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    ax.tick_params(length=0)
+    return ax
+
+
+def show(ax: Axes, alt: str, title: str | None = None) -> None:
+    """Show the figure of `ax` in a notebook, and close it.
+
+    alt: what the figure shows, in words. It is stored beside the picture, for readers and tools
+        that cannot see it, and compared by the notebook tests, which cannot see it either.
+    title: a sentence that says what to see.
+    """
+    from io import BytesIO
+
+    from IPython.display import display
+
+    if title:
+        ax.set_title(title, loc="left", fontsize=11.5, color=INK, pad=10, parse_math=False)
+    figure, png = ax.figure, BytesIO()
+    figure.savefig(png, format="png", dpi=144, bbox_inches="tight", facecolor="white")
+    plt.close(figure)
+    display({"image/png": png.getvalue(), "text/plain": alt}, raw=True)
+
+
+def _axes(ax: Axes | None, width: float = 7.0, height: float = 3.5) -> Axes:
+    if ax is None:
+        ax = plt.subplots(figsize=(width, height))[1]
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        ax.spines[side].set_color(FAINT)
+    ax.tick_params(colors=MUTED, length=0)
+    ax.xaxis.label.set_color(MUTED)
+    ax.yaxis.label.set_color(MUTED)
+    return ax
+
+
+def _token_ticks(axis, labels: list[str]) -> None:
+    """Token labels as ticks, at integer positions and without mathematics."""
+    axis.set_ticks(range(len(labels)), [_short(label) for label in labels])
+    for text in axis.get_ticklabels():
+        text.set_parse_math(False)
+        text.set_color(INK)
+
+
+def _short(label: str, most: int = 12) -> str:
+    return label if len(label) <= most else label[: most - 1] + "…"
