@@ -54,6 +54,7 @@ def load(name: str | os.PathLike | None = None, *, device=None, dtype=None, **kw
     kwargs = {"use_safetensors": True, "dtype": torch.float32 if dtype is None else dtype} | kwargs
     for_both = {k: kwargs[k] for k in _FOR_TOKENIZER if k in kwargs}
     with _explained(name), _without_bars_for(name):
+        _check_reachable(name, kwargs)
         tokenizer = AutoTokenizer.from_pretrained(name, **for_both)
         model = AutoModelForCausalLM.from_pretrained(name, **kwargs)
     if "device_map" not in kwargs and "distributed_config" not in kwargs:
@@ -100,6 +101,27 @@ def _device(device):
         here = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
         raise ValueError(f"device={device!r} is not there; this machine has {['cpu', *here]}")
     return found
+
+
+def _check_reachable(name, kwargs) -> None:
+    """Raise OSError at once for an id that neither the hub's cache nor the hub has.
+
+    Without this check the hub's client tries again and again for a minute where there is no
+    network. A GGUF repository needs no config.json, and is left to it.
+    """
+    from transformers.utils import has_file
+
+    if Path(name).is_dir() or "gguf_file" in kwargs or "subfolder" in kwargs:
+        return
+    where = ("revision", "token", "local_files_only", "cache_dir")
+    try:
+        found = has_file(str(name), "config.json", **{k: kwargs[k] for k in where if k in kwargs})
+    except ValueError as error:
+        raise OSError(f"It is not a folder, nor can it be a hub id: {error}") from error
+    if not found:
+        raise OSError(
+            "The hub's cache has no config.json for it, and the hub was not reached or has none."
+        )
 
 
 @contextmanager
