@@ -1,0 +1,72 @@
+# What a person types. `make help` lists it; the README says how to do the same without make.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+# A stamp is removed before anything is installed and written when all is; it says where for.
+# So an interrupted installation, a moved folder or a lost Python starts from an empty .venv.
+STAMP := $(VENV)/installed
+INSTALLED_FOR := $(shell test -x $(PY) && cat $(STAMP) 2>/dev/null)
+INSTALL := $(PY) -m pip install --disable-pip-version-check -c constraints.txt
+
+# Without a screen, or with NO_BROWSER=1, JupyterLab prints its address and opens nothing.
+SCREEN := $(filter Darwin,$(shell uname))$(DISPLAY)$(WAYLAND_DISPLAY)
+LAB := --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=notebooks --ServerApp.log_level=WARN \
+	--LabApp.default_url=/lab/tree/00_start_here.ipynb \
+	$(if $(SCREEN),$(if $(NO_BROWSER),--no-browser),--no-browser) \
+	$(if $(filter 0,$(shell id -u)),--allow-root)
+
+CHROMIUM := $(or $(CHROMIUM),$(shell \
+	command -v chromium || command -v chromium-browser || command -v google-chrome))
+export CHROMIUM
+
+.PHONY: help lab test notebooks constraints clean model
+
+help:
+	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
+
+lab: model ## open the first lesson in JupyterLab; the first time, install all it needs
+	@$(PY) -m jupyterlab $(LAB)
+
+test: $(STAMP)-test model ## check the style, and run all tests and all lessons
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	@$(if $(CHROMIUM),,echo "The browser tests are left out: no Chromium was found.")
+	$(PY) -m pytest -p tests.nbval_tolerance --nbval --nbval-current-env --nbval-cell-timeout=300 \
+		$(if $(CHROMIUM),,--ignore=tests/browser) tests notebooks
+
+notebooks: $(STAMP)-test model ## run all lessons and save them with what they print
+	@$(PY) tests/save_notebooks.py
+
+constraints: $(STAMP) ## pin again (make constraints UPGRADE=--upgrade takes the newest versions)
+	@$(PY) -m pip install --quiet uv
+	$(PY) -m uv pip compile --quiet --universal --python-version 3.10 --extra test --no-annotate \
+		--no-emit-package pip --custom-compile-command "make constraints" $(UPGRADE) \
+		pyproject.toml -o constraints.txt
+
+clean: ## remove the installed packages; the model stays in your cache
+	rm -rf $(VENV)
+
+model: $(STAMP)
+	@$(PY) -c "from llmviz.models import default_model_folder; default_model_folder()"
+
+# The settings keep JupyterLab from asking, on its first start, whether it may fetch news.
+ifneq ($(INSTALLED_FOR),$(CURDIR))
+.PHONY: $(STAMP)
+endif
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c "import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 15))" || { echo \
+		"Python 3.10 to 3.14 is needed, and $(PYTHON) is not one: make PYTHON=python3.12 …"; exit 1; }
+	@test "$(INSTALLED_FOR)" = "$(CURDIR)" || $(PYTHON) -m venv --clear $(VENV)
+	@rm -f $(STAMP) $(STAMP)-test
+	$(INSTALL) -e .
+	@mkdir -p $(VENV)/share/jupyter/lab/settings
+	@echo '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false"}}' \
+		> $(VENV)/share/jupyter/lab/settings/overrides.json
+	@echo "$(CURDIR)" > $@
+
+$(STAMP)-test: $(STAMP)
+	@rm -f $(STAMP)
+	$(INSTALL) -e ".[test]"
+	@echo "$(CURDIR)" > $(STAMP)
+	@touch $@
