@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 
-from torch import Tensor
+from torch import LongTensor, Tensor
 
 
 def _number(value, kind=(int, float)) -> bool:
@@ -86,6 +86,7 @@ def min_p(scores: Tensor, min_p: float, min_tokens_to_keep: int = 1) -> Tensor:
 
 def stages(
     scores: Tensor,
+    input_ids: LongTensor | None = None,
     *,
     do_sample: bool = True,
     temperature: float = 1.0,
@@ -107,12 +108,12 @@ def stages(
                 yield name, scores
 
 
-def process(scores: Tensor, **settings) -> Tensor:
-    """`scores` after all the processors of `stages`, which takes the same `settings`.
+def process(scores: Tensor, input_ids: LongTensor | None = None, **settings) -> Tensor:
+    """`scores` after all the processors of `stages`, which takes the same arguments.
 
     Raises ValueError where a row is left without a finite highest score: NaN, +inf, or all −inf.
     """
-    for _, processed in stages(scores, **settings):
+    for _, processed in stages(scores, input_ids, **settings):
         scores = processed
     highest = scores.amax(-1)
     if not highest.isfinite().all():

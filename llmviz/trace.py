@@ -191,7 +191,7 @@ class Recorder:
         k = min(self.top_logprobs, logits.shape[-1])
         log_probs = logits.log_softmax(-1)
         probabilities = logits.softmax(-1)  # sums to 1 more closely than exp(log_probs)
-        chosen = tokens[:, None]
+        chosen = tokens[:, None].to(logits.device)
         ids = [logits.topk(k).indices, chosen]
         if scores is not logits:
             ids.insert(1, scores.topk(k).indices)

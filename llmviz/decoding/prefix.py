@@ -1,0 +1,101 @@
+"""What every decoding loop shares: the text so far with its KV cache, and the model's limits."""
+
+from __future__ import annotations
+
+import inspect
+
+import torch
+from torch import LongTensor, Tensor
+
+
+class Prefix:
+    """The text so far as a model sees it: tokens, which of them are padding, and the KV cache.
+
+    Each token is shown to the model once; the cache remembers what it made of it.
+    """
+
+    def __init__(self, model, input_ids: LongTensor, attention_mask: LongTensor | None = None):
+        self.model = model
+        self.input_ids = input_ids.to(model.device)
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        self.attention_mask = attention_mask.to(model.device)
+        self.padded = not bool(self.attention_mask.all())
+        self.cache = None
+        self.unread = input_ids.shape[1]
+        self.accepts = set(inspect.signature(model.forward).parameters)
+        # Mamba's state is not a cache of keys and values, and has another name.
+        state_space = "cache_params" in self.accepts
+        self.cache_name = "cache_params" if state_space else "past_key_values"
+
+    @torch.no_grad()
+    def next_logits(self) -> Tensor:
+        """The logits of the next token, float32, shape (rows, vocabulary)."""
+        inputs = {"use_cache": True, self.cache_name: self.cache, "logits_to_keep": 1}
+        # Padding does not count as a position; it gets number 0, which the mask hides.
+        positions = (self.attention_mask.cumsum(-1) - 1).clamp(min=0)
+        inputs["position_ids"] = positions[:, -self.unread :]
+        inputs = {k: v for k, v in inputs.items() if k in self.accepts}
+        # A state-space model needs no mask once the padding is behind it.
+        if self.padded and not (self.cache_name == "cache_params" and self.cache is not None):
+            inputs["attention_mask"] = self.attention_mask
+        output = self.model(self.input_ids[:, -self.unread :], **inputs)
+        self.cache = output[self.cache_name]
+        self.unread = 0
+        return output.logits[:, -1].float()
+
+    def append(self, tokens: LongTensor) -> None:
+        """Put one token, shape (rows,), behind each row."""
+        tokens = tokens[:, None].to(self.input_ids.device)
+        self.input_ids = torch.cat([self.input_ids, tokens], dim=-1)
+        self.attention_mask = torch.cat([self.attention_mask, torch.ones_like(tokens)], dim=-1)
+        self.unread += 1
+
+
+def lengths_of(new_tokens: LongTensor, eos_token_ids: list[int]) -> list[int]:
+    """How many tokens each row has up to its first eos, which counts."""
+    is_eos = torch.isin(new_tokens, torch.tensor(eos_token_ids))
+    before = (is_eos.cumsum(-1) - is_eos.long()) == 0
+    return before.sum(-1).tolist()
+
+
+def as_list(eos_token_id: int | list[int] | None) -> list[int]:
+    if eos_token_id is None:
+        return []
+    return [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id)
+
+
+def eos_token_ids(model) -> list[int]:
+    return as_list(model.generation_config.eos_token_id)
+
+
+def pad_token_id(model) -> int:
+    """What fills a row that is done: as in `generate`, the pad token, or else the first eos."""
+    pad = model.generation_config.pad_token_id
+    return pad if pad is not None else (eos_token_ids(model) or [0])[0]
+
+
+def check_count(name: str, value) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name}={value!r}: it must be a whole number of 1 or more")
+
+
+def check_model(model) -> None:
+    if getattr(model, "can_generate", lambda: False)() and not model.config.is_encoder_decoder:
+        return
+    raise TypeError(
+        f"model is a {type(model).__name__}, which has no language head over the vocabulary: "
+        "load it with llmviz.load or AutoModelForCausalLM.from_pretrained"
+    )
+
+
+def check_length(model, prompt_tokens: int, max_new_tokens: int) -> None:
+    check_count("max_new_tokens", max_new_tokens)
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    # The last new token is never read by the model.
+    if context is not None and prompt_tokens + max_new_tokens - 1 > context:
+        raise ValueError(
+            f"the prompt's {prompt_tokens} tokens and max_new_tokens={max_new_tokens} do not fit "
+            f"into the model's context of {context} tokens: shorten the prompt, or generate at "
+            f"most {max(context - prompt_tokens + 1, 0)} tokens"
+        )
