@@ -36,7 +36,7 @@ test: $(STAMP)-test model ## check the style, and run all tests and all lessons
 		$(if $(CHROMIUM),,--ignore=tests/browser) tests notebooks
 
 notebooks: $(STAMP)-test model ## run all lessons and save them with what they print
-	@$(PY) tests/save_notebooks.py
+	@$(PY) -m tests.save_notebooks
 
 constraints: $(STAMP) ## pin again (make constraints UPGRADE=--upgrade takes the newest versions)
 	@$(PY) -m pip install --quiet uv
@@ -50,7 +50,8 @@ clean: ## remove the installed packages; the model stays in your cache
 model: $(STAMP)
 	@$(PY) -c "from llmviz.models import default_model_folder; default_model_folder()"
 
-# The settings keep JupyterLab from asking, on its first start, whether it may fetch news.
+# The last steps spare the first lesson a question, whether JupyterLab may fetch news, and a
+# warning, that matplotlib is looking for fonts.
 ifneq ($(INSTALLED_FOR),$(CURDIR))
 .PHONY: $(STAMP)
 endif
@@ -63,6 +64,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@mkdir -p $(VENV)/share/jupyter/lab/settings
 	@echo '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false"}}' \
 		> $(VENV)/share/jupyter/lab/settings/overrides.json
+	@$(PY) -c "import matplotlib.font_manager"
 	@echo "$(CURDIR)" > $@
 
 $(STAMP)-test: $(STAMP)
