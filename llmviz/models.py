@@ -104,14 +104,15 @@ def _device(device):
 
 
 def _check_reachable(name, kwargs) -> None:
-    """Raise OSError at once for an id that neither the hub's cache nor the hub has.
+    """Raise OSError at once for a folder without a model, or an id that cannot be reached.
 
     Without this check the hub's client tries again and again for a minute where there is no
-    network. A GGUF repository needs no config.json, and is left to it.
+    network, and the tokenizer says of an empty folder that sentencepiece is missing. A GGUF
+    repository needs no config.json, and is not checked.
     """
     from transformers.utils import has_file
 
-    if Path(name).is_dir() or "gguf_file" in kwargs or "subfolder" in kwargs:
+    if "gguf_file" in kwargs or "subfolder" in kwargs:
         return
     where = ("revision", "token", "local_files_only", "cache_dir")
     try:
@@ -119,9 +120,8 @@ def _check_reachable(name, kwargs) -> None:
     except ValueError as error:
         raise OSError(f"It is not a folder, nor can it be a hub id: {error}") from error
     if not found:
-        raise OSError(
-            "The hub's cache has no config.json for it, and the hub was not reached or has none."
-        )
+        hub = "The hub's cache has no config.json for it, and the hub was not reached or has none."
+        raise OSError("It has no config.json." if Path(name).is_dir() else hub)
 
 
 @contextmanager
