@@ -11,7 +11,8 @@ INSTALL := $(PY) -m pip install --disable-pip-version-check -c constraints.txt
 
 # Without a screen, or with NO_BROWSER=1, JupyterLab prints its address and opens nothing.
 SCREEN := $(filter Darwin,$(shell uname))$(DISPLAY)$(WAYLAND_DISPLAY)
-LAB := --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=notebooks --ServerApp.log_level=WARN \
+LAB := --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=notebooks \
+	--ServerApp.log_level=WARN --LabApp.log_level=WARN \
 	--LabApp.default_url=/lab/tree/00_start_here.ipynb \
 	$(if $(SCREEN),$(if $(NO_BROWSER),--no-browser),--no-browser) \
 	$(if $(filter 0,$(shell id -u)),--allow-root)
