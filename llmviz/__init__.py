@@ -24,6 +24,7 @@ _HOME = {
     "predict_next_tokens": "frames",
     "plot_probabilities": "plots",
     "plot_steps": "plots",
+    "plot_surprisal": "plots",
     "plot_temperature": "plots",
     "show": "plots",
 }

@@ -39,7 +39,8 @@ def load(name: str | os.PathLike | None = None, *, device=None, dtype=None, **kw
     kwargs: go on to `from_pretrained`. Weights are read from safetensors files only, unless
         `use_safetensors` says otherwise; code from the hub runs only with `trust_remote_code=True`.
 
-    Returns (model, tokenizer) as `from_pretrained` makes them, in evaluation mode. A missing
+    Returns (model, tokenizer) as `from_pretrained` makes them, in evaluation mode and without
+    gradients (`model.requires_grad_(True)` brings them back). A missing
     `pad_token_id` is set to the first eos token, and the tokenizer pads on the left.
     Raises ValueError for a device that is not there, and OSError, saying what was tried and what
     to do, where a model cannot be had.
@@ -65,7 +66,7 @@ def load(name: str | os.PathLike | None = None, *, device=None, dtype=None, **kw
     if model.generation_config.pad_token_id is None:
         eos = model.generation_config.eos_token_id
         model.generation_config.pad_token_id = eos[0] if isinstance(eos, list) else eos
-    return model.eval(), tokenizer
+    return model.eval().requires_grad_(False), tokenizer
 
 
 _FOR_TOKENIZER = (
@@ -83,8 +84,8 @@ def setup_line(model) -> str:
 
     return (
         f"llmviz {version('llmviz-course')} · torch {torch.__version__} · "
-        f"transformers {transformers.__version__} · {type(model).__name__} with "
-        f"{model.num_parameters():,} parameters · {model.device} · {model.dtype}"
+        f"transformers {transformers.__version__} · {type(model).__name__}, "
+        f"{model.num_parameters() / 1e6:.0f} M · {model.device} · {str(model.dtype)[6:]}"
     )
 
 
