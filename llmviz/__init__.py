@@ -26,6 +26,7 @@ _HOME = {
     "plot_steps": "plots",
     "plot_surprisal": "plots",
     "plot_temperature": "plots",
+    "plot_tokens": "plots",
     "show": "plots",
 }
 _ROOMS = {

@@ -75,6 +75,16 @@ def test_plot_steps_frames_the_chosen_token_and_shows_one_from_below():
     assert [t.get_text() for t in ax.get_yticklabels()] == ["1", "2", "below"]
 
 
+def test_plot_tokens_is_a_box_a_token_with_its_id():
+    ax = lv.plot_tokens(HOSTILE, [1, 2, 3, 4, 5])
+    assert [p.get_width() for p in ax.patches] == [len(label) + 2 for label in HOSTILE]
+    assert [t.get_text() for t in ax.texts][::2] == HOSTILE
+    assert [t.get_text() for t in ax.texts][1::2] == list("12345")
+    ax.figure.canvas.draw()
+    with pytest.raises(ValueError, match="token_ids"):
+        lv.plot_tokens(["a"], [1, 2])
+
+
 def test_plot_surprisal_refuses_more_values_than_labels():
     with pytest.raises(ValueError, match="labels"):
         lv.plot_surprisal({"a": [1.0, 2.0]}, ["x"])
