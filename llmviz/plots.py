@@ -155,7 +155,7 @@ def plot_steps(run: Trace, *, sequence: int = 0, top_k: int = 5, ax=None) -> Axe
             size = 9.5 if len(label) <= 9 else 8
             style = {"ha": "center", "va": "center", "color": ink, "zorder": 4}
             ax.text(x, y - 0.12, label, fontsize=size, parse_math=False, **style)
-            ax.text(x, y + 0.24, f"{p:.0%}" if p >= 0.01 else "<1%", fontsize=7.5, **style)
+            ax.text(x, y + 0.24, f"{p:.1%}" if p >= 0.001 else "<0.1%", fontsize=7.5, **style)
     ax.set_xlim(-0.6, len(steps) - 0.4)
     ax.set_ylim(rows - 0.5, -0.55)
     ax.set_xticks(range(len(steps)), [str(t) for t in range(1, len(steps) + 1)])
