@@ -109,7 +109,6 @@ def trace_of(
 def _with_text(run: Trace, tokenizer) -> Trace:
     """Fill in what needs a tokenizer."""
     run.texts = tokenizer.batch_decode(run.sequences, skip_special_tokens=True)
-    mentioned = {c.token_id for steps in run.steps for step in steps for c in step.candidates}
-    ids = sorted(mentioned)
+    ids = sorted(run.mentioned())
     run.labels = dict(zip(ids, token_labels(tokenizer, ids), strict=True))
     return run

@@ -40,8 +40,9 @@ class Prefix:
         if self.padded and not (self.cache_name == "cache_params" and self.cache is not None):
             inputs["attention_mask"] = self.attention_mask
         output = self.model(self.input_ids[:, -self.unread :], **inputs)
-        self.cache = output[self.cache_name]
-        self.unread = 0
+        self.cache = output.get(self.cache_name)
+        # A model without a cache reads the whole text again for every token.
+        self.unread = 0 if self.cache is not None else self.input_ids.shape[1]
         return output.logits[:, -1].float()
 
     def append(self, tokens: LongTensor) -> None:
@@ -50,6 +51,18 @@ class Prefix:
         self.input_ids = torch.cat([self.input_ids, tokens], dim=-1)
         self.attention_mask = torch.cat([self.attention_mask, torch.ones_like(tokens)], dim=-1)
         self.unread += 1
+
+    def reorder(self, rows: LongTensor) -> None:
+        """Go on with these rows, shape (rows,): a row may be named twice, or not at all."""
+        rows = rows.to(self.input_ids.device)
+        self.input_ids = self.input_ids[rows]
+        self.attention_mask = self.attention_mask[rows]
+        if self.cache is None:
+            return
+        if hasattr(self.model, "_reorder_cache"):
+            self.cache = self.model._reorder_cache(self.cache, rows)
+        else:
+            self.cache.reorder_cache(rows)
 
 
 def lengths_of(new_tokens: LongTensor, eos_token_ids: list[int]) -> list[int]:
