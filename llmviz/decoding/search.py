@@ -30,9 +30,8 @@ def greedy_search(
     def likeliest(scores: Tensor) -> LongTensor:
         return scores.argmax(-1)
 
-    settings = {**settings, "do_sample": False}
     return _search(
-        model, input_ids, attention_mask, likeliest, max_new_tokens, top_logprobs, settings
+        model, input_ids, attention_mask, likeliest, False, max_new_tokens, top_logprobs, settings
     )
 
 
@@ -58,8 +57,9 @@ def sample(
         probabilities = scores.softmax(-1).cpu()
         return torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
 
-    settings = {**settings, "do_sample": True}
-    run = _search(model, input_ids, attention_mask, draw, max_new_tokens, top_logprobs, settings)
+    run = _search(
+        model, input_ids, attention_mask, draw, True, max_new_tokens, top_logprobs, settings
+    )
     run.settings["seed"] = seed
     return run
 
@@ -69,18 +69,28 @@ def _search(
     input_ids: LongTensor,
     attention_mask: LongTensor | None,
     choose: Callable[[Tensor], LongTensor],
+    do_sample: bool,
     max_new_tokens: int,
     top_logprobs: int,
     settings: dict,
 ) -> Trace:
     check_count("max_new_tokens", max_new_tokens)
+    processors.check(vocab_size=model.config.get_text_config().vocab_size, **settings)
+    settings = {**settings, "do_sample": do_sample}
     prefix = Prefix(model, input_ids, attention_mask)
     recorder = Recorder(top_logprobs)
     eos, pad = torch.tensor(eos_token_ids(model)), pad_token_id(model)
-    unfinished = torch.ones(len(input_ids), dtype=torch.bool)
+    unfinished, start = torch.ones(len(input_ids), dtype=torch.bool), input_ids.shape[1]
     for _ in range(max_new_tokens):
         logits = prefix.next_logits()
-        scores = processors.process(logits, prefix.input_ids, **settings)
+        scores = processors.process(
+            logits,
+            prefix.input_ids,
+            attention_mask=prefix.attention_mask,
+            prompt_length=start,
+            eos_token_ids=eos.tolist(),
+            **settings,
+        )
         tokens = choose(scores)
         recorder.record(logits, scores, tokens)
         tokens = torch.where(unfinished, tokens.cpu(), pad)
@@ -89,6 +99,5 @@ def _search(
         if not unfinished.any():
             break
     sequences = prefix.input_ids.cpu()
-    start = input_ids.shape[1]
     steps = recorder.steps(lengths_of(sequences[:, start:], eos.tolist()))
     return Trace([], [], sequences, start, steps, settings=settings)
