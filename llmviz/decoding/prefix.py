@@ -28,10 +28,19 @@ class Prefix:
         state_space = "cache_params" in self.accepts
         self.cache_name = "cache_params" if state_space else "past_key_values"
 
-    @torch.no_grad()
     def next_logits(self) -> Tensor:
         """The logits of the next token, float32, shape (rows, vocabulary)."""
-        inputs = {"use_cache": True, self.cache_name: self.cache, "logits_to_keep": 1}
+        return self.read().logits[:, -1].float()
+
+    @torch.no_grad()
+    def read(self, logits_to_keep: int = 1, **wanted):
+        """Show the model what it has not read yet, and return its output.
+
+        logits_to_keep: how many positions' logits are needed, from the end; a model that does
+            not know the argument gives all of them.
+        wanted: such as output_hidden_states=True.
+        """
+        inputs = {"use_cache": True, self.cache_name: self.cache, "logits_to_keep": logits_to_keep}
         # Padding does not count as a position; it gets number 0, which the mask hides.
         positions = (self.attention_mask.cumsum(-1) - 1).clamp(min=0)
         inputs["position_ids"] = positions[:, -self.unread :]
@@ -39,11 +48,11 @@ class Prefix:
         # A state-space model needs no mask once the padding is behind it.
         if self.padded and not (self.cache_name == "cache_params" and self.cache is not None):
             inputs["attention_mask"] = self.attention_mask
-        output = self.model(self.input_ids[:, -self.unread :], **inputs)
+        output = self.model(self.input_ids[:, -self.unread :], **inputs, **wanted)
         self.cache = output.get(self.cache_name)
         # A model without a cache reads the whole text again for every token.
         self.unread = 0 if self.cache is not None else self.input_ids.shape[1]
-        return output.logits[:, -1].float()
+        return output
 
     def append(self, tokens: LongTensor) -> None:
         """Put one token, shape (rows,), behind each row."""
@@ -51,6 +60,18 @@ class Prefix:
         self.input_ids = torch.cat([self.input_ids, tokens], dim=-1)
         self.attention_mask = torch.cat([self.attention_mask, torch.ones_like(tokens)], dim=-1)
         self.unread += 1
+
+    def crop(self, tokens: int) -> None:
+        """Take back the last tokens, `tokens` of them, and what the cache remembers of them."""
+        length = self.input_ids.shape[1] - tokens
+        self.input_ids = self.input_ids[:, :length]
+        self.attention_mask = self.attention_mask[:, :length]
+        if self.cache is None:
+            self.unread = length
+        else:
+            # Even 0 has an effect: layers with a sliding window let go of what has left it.
+            self.cache.crop(-max(tokens - self.unread, 0))
+            self.unread = max(self.unread - tokens, 0)
 
     def reorder(self, rows: LongTensor) -> None:
         """Go on with these rows, shape (rows,): a row may be named twice, or not at all."""
