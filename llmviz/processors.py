@@ -26,7 +26,8 @@ def _whole(value) -> bool:
 
 
 def _ids(value) -> bool:
-    return isinstance(value, (list, tuple)) and all(map(_whole, value))
+    listed = isinstance(value, (list, tuple)) and set(map(type, value)) <= {int}
+    return listed and min(value, default=0) >= 0
 
 
 def _words(value) -> bool:
@@ -222,7 +223,7 @@ def prefix_allowed_tokens_fn(
     mask = torch.full_like(scores, -math.inf)
     for row, text in enumerate(input_ids):
         allowed = prefix_allowed_tokens_fn(row // num_beams, text)
-        allowed = allowed.tolist() if isinstance(allowed, Tensor) else allowed
+        allowed = allowed.tolist() if hasattr(allowed, "tolist") else allowed
         if not allowed or not _ids(allowed) or max(allowed) >= scores.shape[-1]:
             raise ValueError(
                 f"prefix_allowed_tokens_fn returned {allowed!r:.200} for row {row}, after "
@@ -250,7 +251,8 @@ def _without(scores: Tensor, token_ids) -> Tensor:
 def logits_processor(scores: Tensor, logits_processor, input_ids: LongTensor) -> Tensor:
     """The caller's own: a function that takes (input_ids, scores), or a list of them in order.
 
-    Any LogitsProcessor or LogitsProcessorList of transformers will do.
+    Any LogitsProcessor or LogitsProcessorList of transformers will do. One of a class that a
+    setting switches on as well works besides it, where in transformers it takes its place.
     """
     check(logits_processor=logits_processor)
     listed = isinstance(logits_processor, (list, tuple))
@@ -317,10 +319,9 @@ def min_p(scores: Tensor, min_p: float, min_tokens_to_keep: int = 1) -> Tensor:
 def typical_p(scores: Tensor, typical_p: float, min_tokens_to_keep: int = 1) -> Tensor:
     """Keep the tokens whose surprisal is closest to the entropy, until they add up to p or more.
 
-    The token that crosses p is kept, with whatever is as close. What goes first can be the
-    likeliest token: under a flat distribution it says less than is expected. Here
-    `min_tokens_to_keep` are the most typical. transformers: TypicalLogitsWarper;
-    Meister et al., 2022.
+    The token that crosses p is kept, with whatever is as close. The likeliest token itself can
+    go, where it says far less than is expected. `min_tokens_to_keep` are the most typical ones.
+    transformers: TypicalLogitsWarper; Meister et al., 2022.
     """
     check(typical_p=typical_p)
     log_probs = scores.log_softmax(-1)
@@ -390,9 +391,7 @@ def stages(
     Raises TypeError for a setting's name that there is not, ValueError for its value.
     """
     on = {name: value for name, value in settings.items() if value != DEFAULTS.get(name)}
-    unknown = settings.keys() - DEFAULTS.keys()
-    if unknown:
-        check(**{name: settings[name] for name in unknown})
+    check(**{name: settings[name] for name in settings.keys() - DEFAULTS.keys()})
     if min_tokens_to_keep is None:
         min_tokens_to_keep = 1 if num_beams == 1 else max(2, len(eos_token_ids) + 1)
     new_tokens = None if input_ids is None else input_ids[:, prompt_length:]
