@@ -73,7 +73,9 @@ class BeamStep:
 class Draft:
     """One round of assisted decoding: tokens proposed cheaply, then judged by the model at once.
 
-    The probabilities are those that the verdict was made with, one a proposed token, where known.
+    The probabilities, after the processors, are those of the proposed tokens: under the draft model
+    (None where no model proposed them), and under the model as far as it judged, which is up to
+    the first token that it refused.
     """
 
     proposed: list[int]
@@ -95,7 +97,8 @@ class Trace:
 
     Beam search adds `sequences_scores` (sum of the scores / length ** length_penalty), `beams` (a
     list of BeamSteps a prompt) and `beam_paths` (for each sequence, the number of its candidate in
-    each of these steps); assisted decoding adds `drafts`.
+    each of these steps); assisted decoding adds `drafts`, DoLa `premature_layers` (for each
+    sequence, the number of the layer that each step was contrasted with).
     """
 
     prompts: list[str]
@@ -109,6 +112,7 @@ class Trace:
     beams: list[list[BeamStep]] | None = None
     beam_paths: list[list[int]] | None = None
     drafts: list[Draft] | None = None
+    premature_layers: list[list[int]] | None = None
 
     def __post_init__(self):
         self.settings = _plain(self.settings)

@@ -123,13 +123,25 @@ def check_model(model) -> None:
     )
 
 
-def check_length(model, prompt_tokens: int, max_new_tokens: int) -> None:
+def check_length(
+    model,
+    prompt_tokens: int,
+    max_new_tokens: int,
+    reads_last: bool = False,
+    name: str = "the model",
+) -> None:
+    """Raise ValueError where prompt and new tokens would not fit into the model's context.
+
+    The last new token is read by the model only in a strategy that looks ahead (`reads_last`).
+    """
     check_count("max_new_tokens", max_new_tokens)
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    # The last new token is never read by the model.
-    if context is not None and prompt_tokens + max_new_tokens - 1 > context:
+    if context is None:
+        return
+    most = context - prompt_tokens + (not reads_last)
+    if max_new_tokens > most:
         raise ValueError(
             f"the prompt's {prompt_tokens} tokens and max_new_tokens={max_new_tokens} do not fit "
-            f"into the model's context of {context} tokens: shorten the prompt, or generate at "
-            f"most {max(context - prompt_tokens + 1, 0)} tokens"
+            f"into {name}'s context of {context} tokens: shorten the prompt, or generate at "
+            f"most {max(most, 0)} tokens"
         )

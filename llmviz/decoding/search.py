@@ -150,12 +150,14 @@ class Generation:
         ended = ~self.unfinished.view(-1, *[1] * (tokens.ndim - 1))
         return tokens.masked_fill(ended, self.pad)
 
-    def judge(self, tokens: LongTensor) -> None:
-        """See which rows end with these tokens, shape (rows,), which were just appended."""
+    def judge(self, tokens: LongTensor, input_ids: LongTensor | None = None) -> None:
+        """See which rows end with these tokens, shape (rows,), the last ones of `input_ids`: of
+        the text so far, unless given."""
         self.lengths += self.unfinished
         self.unfinished &= ~torch.isin(tokens, torch.tensor(self.eos, dtype=torch.long))
         if self.stop is not None:
-            self.unfinished &= ~self.stop(self.prefix.input_ids).cpu()
+            input_ids = self.prefix.input_ids if input_ids is None else input_ids
+            self.unfinished &= ~self.stop(input_ids).cpu()
 
     def trace(self, **settings) -> Trace:
         steps = self.recorder.steps(self.lengths.tolist())
