@@ -18,6 +18,7 @@ _HOME = {
     "generate": "decoding",
     "greedy_search": "decoding",
     "sample": "decoding",
+    "beam_search": "decoding",
     "trace_of": "decoding",
     "Trace": "trace",
     "logits_to_frame": "frames",

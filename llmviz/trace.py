@@ -306,37 +306,33 @@ class Recorder:
         self._records: list[dict[str, Tensor]] = []
 
     def record(
-        self,
-        logits: Tensor,
-        scores: Tensor,
-        tokens: LongTensor,
-        rows: LongTensor | None = None,
-        *,
-        untouched: bool | None = None,
+        self, logits: Tensor, scores: Tensor, tokens: LongTensor, rows: LongTensor | None = None
     ) -> None:
         """Keep one step.
 
         logits, scores: shape (rows, vocabulary), before and after the processors.
         tokens: the chosen ones, shape (chosen,), and `rows`, of the same shape, the row that each
             was chosen from; one token a row unless given.
-        untouched: whether `scores` hold nothing new, so that one look is enough; by default,
-            whether they are the very tensor `logits`.
         """
-        untouched = scores is logits if untouched is None else untouched
-        device = logits.device
+        device, k = logits.device, min(self.top_logprobs, logits.shape[-1])
         tokens = tokens.to(device)
-        rows = torch.arange(len(tokens), device=device) if rows is None else rows.to(device)
-        k = min(self.top_logprobs, logits.shape[-1])
+        rows = torch.arange(len(tokens)) if rows is None else rows.cpu()
         log_probs = logits.log_softmax(-1)
         probabilities = logits.softmax(-1)  # sums to 1 more closely than exp(log_probs)
-        processed = probabilities if untouched else scores.softmax(-1)
         ids = logits.topk(k).indices
         rank = torch.arange(1, k + 1, device=device).expand(len(ids), -1)
-        if not untouched:
+        kept = scores > -math.inf
+        # The processors may have left everything as it was; under beams they get log_probs.
+        if scores is logits or torch.equal(scores, log_probs):
+            processed, mass = probabilities, torch.ones(len(ids))
+        else:
+            processed = scores.softmax(-1)
+            mass = (probabilities * kept).sum(-1) / probabilities.sum(-1)
             likeliest_after = scores.topk(k).indices
             ids = torch.cat([ids, likeliest_after], dim=-1)
             rank = torch.cat([rank, _rank(logits, likeliest_after)], dim=-1)
-        kept = scores > -math.inf
+        chosen = logits[rows, tokens]
+        likelier = [(logits[r] > c).sum() for r, c in zip(rows.tolist(), chosen, strict=True)]
         self._records.append(
             {
                 "token_id": ids,
@@ -345,13 +341,13 @@ class Recorder:
                 "log_prob": log_probs.gather(-1, ids),
                 "score": scores.gather(-1, ids),
                 "processed_probability": processed.gather(-1, ids),
-                "entropy": torch.special.entr(probabilities).sum(-1) / math.log(2),
-                "kept": kept.sum(-1),
-                "mass": (probabilities * kept).sum(-1) / probabilities.sum(-1),
+                "entropy": -(probabilities * log_probs).nansum(-1) / math.log(2),
+                "kept": kept.sum(-1, dtype=torch.int32),
+                "mass": mass,
                 "row": rows,
                 "chosen": [
                     tokens,
-                    _rank(logits[rows], tokens[:, None])[:, 0],
+                    1 + torch.stack(likelier),
                     *(x[rows, tokens] for x in (logits, log_probs, scores, processed)),
                 ],
             }
@@ -396,5 +392,10 @@ class Recorder:
 
 def _rank(logits: Tensor, ids: LongTensor) -> LongTensor:
     """How many tokens of its row are likelier than each of `ids`, shape (rows, n), plus one."""
-    chosen = logits.gather(-1, ids)
-    return 1 + torch.stack([(logits > c).sum(-1) for c in chosen.T[:, :, None]], dim=-1)
+    chosen, order = logits.gather(-1, ids).sort(-1)
+    # One pass over the vocabulary: how many of the chosen lie below each token?
+    below = torch.searchsorted(chosen, logits)
+    counts = torch.zeros(len(ids), ids.shape[-1] + 1, dtype=torch.long, device=ids.device)
+    counts.scatter_add_(1, below, torch.ones_like(below))
+    likelier = counts.flip(-1).cumsum(-1).flip(-1)[:, 1:]
+    return 1 + torch.zeros_like(ids).scatter_(1, order, likelier)

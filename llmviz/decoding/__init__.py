@@ -9,10 +9,11 @@ from __future__ import annotations
 from .. import processors
 from ..tokens import encode, token_labels
 from ..trace import Recorder, Trace
+from .beams import beam_search
 from .prefix import as_list, check_count, check_length, check_model, lengths_of, pad_token_id
 from .search import greedy_search, sample
 
-__all__ = ["generate", "greedy_search", "sample", "trace_of"]
+__all__ = ["beam_search", "generate", "greedy_search", "sample", "trace_of"]
 
 
 def generate(
