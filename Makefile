@@ -11,7 +11,8 @@ INSTALL := $(PY) -m pip install --disable-pip-version-check -c constraints.txt
 
 # Without a screen, or with NO_BROWSER=1, JupyterLab prints its address and opens nothing.
 SCREEN := $(filter Darwin,$(shell uname))$(DISPLAY)$(WAYLAND_DISPLAY)
-LAB := --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=notebooks --ServerApp.log_level=WARN \
+LAB := --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=notebooks \
+	--ServerApp.log_level=WARN --LabApp.log_level=WARN \
 	--LabApp.default_url=/lab/tree/00_start_here.ipynb \
 	$(if $(SCREEN),$(if $(NO_BROWSER),--no-browser),--no-browser) \
 	$(if $(filter 0,$(shell id -u)),--allow-root)
@@ -36,7 +37,7 @@ test: $(STAMP)-test model ## check the style, and run all tests and all lessons
 		$(if $(CHROMIUM),,--ignore=tests/browser) tests notebooks
 
 notebooks: $(STAMP)-test model ## run all lessons and save them with what they print
-	@$(PY) tests/save_notebooks.py
+	@$(PY) -m tests.save_notebooks
 
 constraints: $(STAMP) ## pin again (make constraints UPGRADE=--upgrade takes the newest versions)
 	@$(PY) -m pip install --quiet uv
@@ -50,7 +51,8 @@ clean: ## remove the installed packages; the model stays in your cache
 model: $(STAMP)
 	@$(PY) -c "from llmviz.models import default_model_folder; default_model_folder()"
 
-# The settings keep JupyterLab from asking, on its first start, whether it may fetch news.
+# The last steps spare the first lesson a question, whether JupyterLab may fetch news, and a
+# warning, that matplotlib is looking for fonts.
 ifneq ($(INSTALLED_FOR),$(CURDIR))
 .PHONY: $(STAMP)
 endif
@@ -63,6 +65,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@mkdir -p $(VENV)/share/jupyter/lab/settings
 	@echo '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false"}}' \
 		> $(VENV)/share/jupyter/lab/settings/overrides.json
+	@$(PY) -c "import matplotlib.font_manager"
 	@echo "$(CURDIR)" > $@
 
 $(STAMP)-test: $(STAMP)

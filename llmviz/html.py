@@ -16,6 +16,7 @@ _STRIP = (
     "padding:6px 8px;max-width:900px"
 )
 _TOKEN = "padding:2px 1px 1px;margin-right:1px;border-radius:2px 2px 0 0;white-space:pre-wrap"
+_CELL = "text-align:left;vertical-align:top;color:#222222"
 _MOST_BITS = 10  # entropies above are underlined like this one
 
 
@@ -82,9 +83,9 @@ def side_by_side(runs: dict[str, Trace]) -> View:
         total = run.sum_logprobs[0]
         rows.append(
             '<tr style="background:#ffffff">'
-            f'<td style="text-align:left;vertical-align:top;color:#222222"><b>{_text(name)}</b></td>'
-            f'<td style="text-align:left">{"".join(cells)}</td>'
-            f'<td style="vertical-align:top;color:#222222">{total:.2f}</td></tr>'
+            f'<td style="{_CELL}"><b>{_text(name)}</b></td>'
+            f'<td style="{_CELL}">{"".join(cells)}</td>'
+            f'<td style="{_CELL}">{total:.2f}</td></tr>'
         )
         where = "" if i == 0 else f" (differs from token {same + 1} on)"
         lines.append(f"{name}: {''.join(run.tokens[0])}  log-probability {total:.2f}{where}")
@@ -92,10 +93,8 @@ def side_by_side(runs: dict[str, Trace]) -> View:
         f'<th style="text-align:left;color:#6b7280">{h}</th>'
         for h in ("strategy", "continuation", "log-probability")
     )
-    return View(
-        f'<table style="{_STRIP}"><tr style="background:#ffffff">{header}</tr>{"".join(rows)}</table>',
-        "\n".join(lines),
-    )
+    table = f'<tr style="background:#ffffff">{header}</tr>{"".join(rows)}'
+    return View(f'<table style="{_STRIP}">{table}</table>', "\n".join(lines))
 
 
 def _token(step: Step, labels: dict[int, str]) -> str:

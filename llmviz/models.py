@@ -39,7 +39,8 @@ def load(name: str | os.PathLike | None = None, *, device=None, dtype=None, **kw
     kwargs: go on to `from_pretrained`. Weights are read from safetensors files only, unless
         `use_safetensors` says otherwise; code from the hub runs only with `trust_remote_code=True`.
 
-    Returns (model, tokenizer) as `from_pretrained` makes them, in evaluation mode. A missing
+    Returns (model, tokenizer) as `from_pretrained` makes them, in evaluation mode and without
+    gradients (`model.requires_grad_(True)` brings them back). A missing
     `pad_token_id` is set to the first eos token, and the tokenizer pads on the left.
     Raises ValueError for a device that is not there, and OSError, saying what was tried and what
     to do, where a model cannot be had.
@@ -65,7 +66,7 @@ def load(name: str | os.PathLike | None = None, *, device=None, dtype=None, **kw
     if model.generation_config.pad_token_id is None:
         eos = model.generation_config.eos_token_id
         model.generation_config.pad_token_id = eos[0] if isinstance(eos, list) else eos
-    return model.eval(), tokenizer
+    return model.eval().requires_grad_(False), tokenizer
 
 
 _FOR_TOKENIZER = (
@@ -83,8 +84,8 @@ def setup_line(model) -> str:
 
     return (
         f"llmviz {version('llmviz-course')} · torch {torch.__version__} · "
-        f"transformers {transformers.__version__} · {type(model).__name__} with "
-        f"{model.num_parameters():,} parameters · {model.device} · {model.dtype}"
+        f"transformers {transformers.__version__} · {type(model).__name__}, "
+        f"{model.num_parameters() / 1e6:.0f} M · {model.device} · {str(model.dtype)[6:]}"
     )
 
 
@@ -104,14 +105,15 @@ def _device(device):
 
 
 def _check_reachable(name, kwargs) -> None:
-    """Raise OSError at once for an id that neither the hub's cache nor the hub has.
+    """Raise OSError at once for a folder without a model, or an id that cannot be reached.
 
     Without this check the hub's client tries again and again for a minute where there is no
-    network. A GGUF repository needs no config.json, and is left to it.
+    network, and the tokenizer says of an empty folder that sentencepiece is missing. A GGUF
+    repository needs no config.json, and is not checked.
     """
     from transformers.utils import has_file
 
-    if Path(name).is_dir() or "gguf_file" in kwargs or "subfolder" in kwargs:
+    if "gguf_file" in kwargs or "subfolder" in kwargs:
         return
     where = ("revision", "token", "local_files_only", "cache_dir")
     try:
@@ -119,9 +121,8 @@ def _check_reachable(name, kwargs) -> None:
     except ValueError as error:
         raise OSError(f"It is not a folder, nor can it be a hub id: {error}") from error
     if not found:
-        raise OSError(
-            "The hub's cache has no config.json for it, and the hub was not reached or has none."
-        )
+        hub = "The hub's cache has no config.json for it, and the hub was not reached or has none."
+        raise OSError("It has no config.json." if Path(name).is_dir() else hub)
 
 
 @contextmanager

@@ -82,6 +82,27 @@ def plot_temperature(logits, labels: list[str], temperatures=(0.1, 1.0, 5.0), ax
     return ax
 
 
+def plot_tokens(labels: list[str], token_ids=None, *, ax=None) -> Axes:
+    """A text as a strip of coloured boxes, one a token, with the ids below where they are given."""
+    ids = None if token_ids is None else [int(i) for i in token_ids]
+    if ids is not None and len(ids) != len(labels):
+        raise ValueError(f"token_ids has {len(ids)} entries and labels {len(labels)}")
+    widths = [len(label) + 2 for label in labels]
+    ax = _axes(ax, width=max(0.16 * sum(widths), 2), height=0.8)
+    left = 0
+    for n, (label, width) in enumerate(zip(labels, widths, strict=True)):
+        ax.barh(0, width, left=left, color=SERIES[n % len(SERIES)], alpha=0.3, edgecolor="white")
+        style = {"ha": "center", "va": "center", "parse_math": False}
+        at = left + width / 2
+        ax.text(at, 0.12 if ids else 0, label, fontsize=12, color=INK, **style)
+        if ids:
+            ax.text(at, -0.2, str(ids[n]), fontsize=9, color=MUTED, **style)
+        left += width
+    ax.set_xlim(0, left)
+    ax.axis("off")
+    return ax
+
+
 def plot_surprisal(surprisals: dict[str, list[float]], labels: list[str], *, ax=None) -> Axes:
     """Surprisal token by token, in bits: a line for each named list in `surprisals`.
 
@@ -179,7 +200,7 @@ def plot_sampler(run: Trace, step: int = 1, *, sequence: int = 0, top_k: int = 1
     ax.set_xlim(0, 1.12 * max(before + after))
     ax.xaxis.set_visible(False)
     ax.spines["bottom"].set_visible(False)
-    ax.legend(frameon=False, loc="lower right")
+    ax.legend(frameon=False, loc="center right")
     return ax
 
 
@@ -285,7 +306,7 @@ def plot_beam_tree(run: Trace, *, prompt: int = 0, max_steps: int | None = None,
     ax.legend(
         handles,
         ["goes on", "pruned", "finished", "discarded"],
-        frameon=False, ncols=4, loc="upper left", bbox_to_anchor=(0, 0),
+        frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(0, 1), fontsize=9,
     )  # fmt: skip
     return ax
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 
 VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"}
@@ -25,6 +26,8 @@ def token_label(tokenizer, token_id: int) -> str:
     piece = tokenizer.convert_ids_to_tokens(int(token_id))
     if not piece:
         return f"⟨{int(token_id)}⟩"
+    if byte := re.fullmatch(r"<0x([0-9A-F]{2})>", piece):  # as SentencePiece spells it
+        return f"⟨{byte[1]}⟩"
     text = tokenizer.convert_tokens_to_string([piece])
     if "\ufffd" in text and "\ufffd" not in piece:
         if all(c in _byte_of() for c in piece):
@@ -51,7 +54,7 @@ def token_table(tokenizer, text: str):
     from .tables import Table
 
     ids = encode(tokenizer, text, name="text")[0][0].tolist()
-    special = set(tokenizer.all_special_ids)
+    special = {i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
     return Table(
         {
             "position": range(len(ids)),

@@ -52,6 +52,7 @@ def generate(
     settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     processors.check(**settings)
     check_count("num_return_sequences", num_return_sequences)
+    check_count("top_logprobs", top_logprobs)
     check_model(model)
     if num_return_sequences > 1 and not do_sample:
         raise ValueError(

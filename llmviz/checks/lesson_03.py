@@ -1,0 +1,107 @@
+"""Checks of lesson 03: softmax, the log-probability of a text, the tokens that hold a mass."""
+
+import torch
+
+from . import Exercise
+
+
+def _shifted(logits, input_ids, rows, targets):
+    log_probs = logits[0, rows].log_softmax(-1)
+    return log_probs.gather(-1, input_ids[0, targets, None])
+
+
+_NEXT = (slice(None, -1), slice(1, None))
+
+softmax = Exercise(
+    right=lambda logits: logits.softmax(-1),
+    cases=[
+        (torch.tensor([[3.0, 2.0, 0.5], [-1.0, 0.0, 4.0]]),),
+        (torch.tensor([[1000.0, 999.0, 0.0], [1.0, 2.0, 3.0]]),),
+    ],
+    mistakes={
+        "The columns add up to 1, but the rows should: the vocabulary is the last dimension.": (
+            lambda logits: logits.softmax(0)
+        ),
+        "All rows together add up to 1: each row is a distribution of its own, so keep the sum "
+        "of each (dim=-1, keepdim=True).": (lambda logits: logits.exp() / logits.exp().sum()),
+        "The logits were divided by their sum: raise e to them first.": (
+            lambda logits: logits / logits.sum(-1, keepdim=True)
+        ),
+        "These are powers that do not add up to 1: divide by their sum.": (
+            lambda logits: logits.exp()
+        ),
+        "Right for small logits, but e^1000 is infinite, and infinity over infinity is nan: take "
+        "the row's highest logit away first.": (
+            lambda logits: logits.exp() / logits.exp().sum(-1, keepdim=True)
+        ),
+        "These are log-probabilities: probabilities were asked for.": (
+            lambda logits: logits.log_softmax(-1)
+        ),
+    },
+    praise="Right, and stable: this is what torch.softmax does.",
+)
+
+
+def _text_case():
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(1, 5, 7, generator=generator)
+    return [(logits, torch.tensor([[1, 4, 2, 2, 6]]))]
+
+
+text_log_prob = Exercise(
+    right=lambda logits, ids: _shifted(logits, ids, *_NEXT).sum(),
+    cases=_text_case,
+    mistakes={
+        "Row i was read at token i: the logits at position i predict the token at i + 1.": (
+            lambda logits, ids: _shifted(logits, ids, slice(None), slice(None)).sum()
+        ),
+        "Row i was read at token i, the last one left out: row i predicts token i + 1.": (
+            lambda logits, ids: _shifted(logits, ids, slice(None, -1), slice(None, -1)).sum()
+        ),
+        "Row i was read at token i − 1: shifted the wrong way. Row i predicts token i + 1.": (
+            lambda logits, ids: _shifted(logits, ids, slice(1, None), slice(None, -1)).sum()
+        ),
+        "This is the mean over the tokens: the log-probability of the text is the sum.": (
+            lambda logits, ids: _shifted(logits, ids, *_NEXT).mean()
+        ),
+        "Logits were added up: take log_softmax first.": (
+            lambda logits, ids: logits[0, :-1].gather(-1, ids[0, 1:, None]).sum()
+        ),
+        "Probabilities were added up: a text's probability is their product, the sum of logs.": (
+            lambda logits, ids: _shifted(logits, ids, *_NEXT).exp().sum()
+        ),
+        "This is the probability itself: its logarithm was asked for.": (
+            lambda logits, ids: _shifted(logits, ids, *_NEXT).sum().exp()
+        ),
+        "The sign is the other way: a log-probability is never above 0.": (
+            lambda logits, ids: -_shifted(logits, ids, *_NEXT).sum()
+        ),
+    },
+    praise="Right: minus its mean over the tokens is the loss that models are trained on.",
+)
+
+
+def _count(logits, mass, extra=1, descending=True):
+    probabilities = logits.softmax(-1).sort(descending=descending).values
+    return int((probabilities.cumsum(-1) < mass).sum()) + extra
+
+
+tokens_for_mass = Exercise(
+    right=_count,
+    cases=[(torch.tensor([0.1, 0.4, 0.2, 0.3]).log(), mass) for mass in (0.6, 0.35, 0.95)],
+    mistakes={
+        "One too few: the token that crosses the mass belongs to it.": (
+            lambda logits, mass: _count(logits, mass, extra=0)
+        ),
+        "The least likely tokens were counted first: sort from the likeliest down.": (
+            lambda logits, mass: _count(logits, mass, descending=False)
+        ),
+        "The tokens were taken in the vocabulary's order: sort from the likeliest down.": (
+            lambda logits, mass: int((logits.softmax(-1).cumsum(-1) < mass).sum()) + 1
+        ),
+        "Tokens that are each as likely as the mass were counted: add their probabilities up.": (
+            lambda logits, mass: int((logits.softmax(-1) >= mass).sum())
+        ),
+    },
+    praise="Right: this is the size of the nucleus that top-p keeps.",
+)

@@ -1,0 +1,83 @@
+"""A pytest plugin: nbval compares numbers with a tolerance, and all other text exactly.
+
+The last digit of a printed number can differ between processors, so a decimal number may be off
+by one in its last printed digit, or by 1 part in 10,000. Whole numbers must be the same.
+"""
+
+import os
+import re
+
+# The line that llmviz.setup_line prints: versions and devices differ between machines.
+SETUP_LINE = re.compile(r"^llmviz \d.*$", re.MULTILINE)
+# A decimal point or an exponent makes a number decimal; digits inside a word are text.
+NUMBER = re.compile(r"(?<![\w.])[-−+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?![\w])(?!\.\d)")
+RELATIVE_TOLERANCE = 1e-4
+
+
+class Output(str):
+    """An output's text that equals another if only numbers differ, and those within tolerance."""
+
+    def __eq__(self, other) -> bool:
+        if not isinstance(other, str):
+            return NotImplemented
+        ours, theirs = (SETUP_LINE.sub("llmviz …", text) for text in (str(self), str(other)))
+        if ours == theirs:
+            return True
+        pieces, numbers = _apart(ours)
+        other_pieces, other_numbers = _apart(theirs)
+        return (
+            pieces == other_pieces
+            and len(numbers) == len(other_numbers)
+            and all(map(agree, numbers, other_numbers))
+        )
+
+    def __ne__(self, other) -> bool:
+        return not self == other
+
+    __hash__ = None
+
+
+def agree(a: str, b: str) -> bool:
+    """Whether two numbers, as printed, are the same within the tolerance."""
+    if a == b:
+        return True
+    if not (_is_decimal(a) and _is_decimal(b)):
+        return False
+    x, y = (float(n.replace("−", "-")) for n in (a, b))
+    # A hair wider than one unit, since 0.3 - 0.2 > 0.1 in binary.
+    unit = max(_unit(a), _unit(b)) * (1 + 1e-6)
+    return abs(x - y) <= max(unit, RELATIVE_TOLERANCE * max(abs(x), abs(y)))
+
+
+def _apart(text: str) -> tuple[list[str], list[str]]:
+    """The text between the numbers, and the numbers."""
+    return NUMBER.split(text), NUMBER.findall(text)
+
+
+def _is_decimal(number: str) -> bool:
+    return not number.lstrip("+-−").isdigit()
+
+
+def _unit(number: str) -> float:
+    """One unit in the last printed digit."""
+    digits, _, exponent = number.lower().partition("e")
+    decimals = len(digits.partition(".")[2])
+    return 10.0 ** (int(exponent or 0) - decimals)
+
+
+def without_progress_bars() -> None:
+    """For the kernels started from here: bars show times, which differ from run to run."""
+    os.environ |= {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+
+
+def pytest_configure(config):
+    from nbval.plugin import IPyNbCell
+
+    exact = IPyNbCell.sanitize
+
+    def sanitize(self, text):
+        text = exact(self, text)
+        return Output(text) if isinstance(text, str) else text
+
+    IPyNbCell.sanitize = sanitize
+    without_progress_bars()

@@ -1,0 +1,174 @@
+"""Lesson 02's self-checks know the right answers, and name the usual wrong ones."""
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from llmviz.checks import lesson_02
+from llmviz.models import default_model_folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(default_model_folder())
+
+
+def right_cut(tokenizer, text, max_tokens):
+    """Drops bytes that are no character, without knowing how decode shows them."""
+    kept = tokenizer(text, truncation=True, max_length=max_tokens)["input_ids"]
+    decoded = tokenizer.decode(kept)
+    while not text.startswith(decoded):
+        decoded = decoded[:-1]
+    return decoded
+
+
+def right_likeliest(tokenizer, logits, k):
+    order = sorted(range(len(logits)), key=logits.tolist().__getitem__, reverse=True)
+    return tokenizer.batch_decode([[i] for i in order[:k]])
+
+
+def right_input(input_ids, wte, wpe):
+    rows = [[wte[i] + wpe[p] for p, i in enumerate(text)] for text in input_ids.tolist()]
+    return torch.stack([torch.stack(text) for text in rows])
+
+
+RIGHT = {"cut": right_cut, "likeliest": right_likeliest, "gpt2_input": right_input}
+
+
+def verdict(name, attempt, tokenizer):
+    context = () if name == "gpt2_input" else (tokenizer,)
+    return getattr(lesson_02, name).verdict(attempt, *context)
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_the_right_solution_is_praised(name, tokenizer):
+    assert verdict(name, RIGHT[name], tokenizer).startswith("✓ Right")
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_a_stub_is_not_attempted_yet(name, tokenizer):
+    def stub(*arguments): ...
+
+    assert verdict(name, stub, tokenizer) == "… not attempted yet"
+
+
+def drop_until_whole(tokenizer, text, max_tokens):
+    ids = tokenizer(text)["input_ids"][:max_tokens]
+    while ids and tokenizer.decode(ids).endswith("\ufffd"):
+        ids = ids[:-1]
+    return tokenizer.decode(ids)
+
+
+def softmax_first(tokenizer, logits, k):
+    return [tokenizer.decode([i]) for i in logits.softmax(-1).argsort(descending=True)[:k]]
+
+
+def embeddings(input_ids, wte, wpe):
+    f = torch.nn.functional.embedding
+    return f(input_ids, wte) + f(torch.arange(input_ids.shape[-1]), wpe)
+
+
+@pytest.mark.parametrize(
+    ("name", "attempt"),
+    [
+        ("cut", drop_until_whole),
+        ("cut", lambda t, text, n: t.decode(t(text).input_ids[:n]).replace("�", "")),
+        ("likeliest", softmax_first),
+        ("gpt2_input", embeddings),
+    ],
+)
+def test_other_right_solutions_are_right_too(name, attempt, tokenizer):
+    assert verdict(name, attempt, tokenizer).startswith("✓ Right")
+
+
+def ids_of(tokenizer, text):
+    return tokenizer.encode(text)
+
+
+def top(logits, k):
+    return logits.sort(descending=True).indices[:k]
+
+
+def side_by_side(ids, wte, wpe):
+    positions = torch.stack([wpe[: ids.shape[1]]] * len(ids))
+    return torch.cat([wte[ids], positions], -1)
+
+
+WRONG = [
+    ("cut", lambda t, text, n: "".join(list(text)[:n]), "Characters were counted"),
+    ("cut", lambda t, text, n: " ".join(text.split(" ")[:n]), "Words were counted"),
+    ("cut", lambda t, text, n: t.decode(ids_of(t, text)[-n:]), "last tokens"),
+    ("cut", lambda t, text, n: "".join(t.tokenize(text)[:n]), "spelling"),
+    ("cut", lambda t, text, n: right_cut(t, text, n - 1), "One token is missing"),
+    ("cut", lambda t, text, n: right_cut(t, text, n + 1), "one token too many"),
+    ("cut", lambda t, text, n: t.decode(ids_of(t, text)[:n]), "Half a character"),
+    (
+        "cut",
+        lambda t, text, n: "".join(t.batch_decode([[i] for i in ids_of(t, text)[:n]])).strip("�"),
+        "one by one",
+    ),
+    (
+        "likeliest",
+        lambda t, logits, k: [t.decode(int(s)) for s in logits.sort(descending=True).values[:k]],
+        "Scores were decoded",
+    ),
+    (
+        "likeliest",
+        lambda t, logits, k: [t.decode(int(p)) for p in logits.softmax(0).topk(k).values],
+        "Probabilities were decoded",
+    ),
+    (
+        "likeliest",
+        lambda t, logits, k: [t.decode(i) for i in logits.topk(k, largest=False).indices],
+        "lowest scores",
+    ),
+    (
+        "likeliest",
+        lambda t, logits, k: [t.decode(i) for i in logits.argsort()[-k:]],
+        "highest score should come first",
+    ),
+    ("likeliest", lambda t, logits, k: t.decode(top(logits, k).tolist()), "one string"),
+    ("likeliest", lambda t, logits, k: top(logits, k).tolist(), "These are the ids"),
+    (
+        "likeliest",
+        lambda t, logits, k: [t.decode(i).lstrip(" ") for i in top(logits, k)],
+        "leading space was lost",
+    ),
+    (
+        "likeliest",
+        lambda t, logits, k: t.convert_ids_to_tokens(top(logits, k).tolist()),
+        "spelling",
+    ),
+    ("gpt2_input", lambda ids, wte, wpe: torch.nn.functional.embedding(ids, wte), "missing"),
+    (
+        "gpt2_input",
+        lambda ids, wte, wpe: wte[ids] + wpe[torch.arange(1, ids.shape[1] + 1)],
+        "begin at 1",
+    ),
+    ("gpt2_input", lambda ids, wte, wpe: wte[ids] + wpe[ids], "looked up by token id"),
+    (
+        "gpt2_input",
+        lambda ids, wte, wpe: wte[ids] + wpe[torch.arange(len(ids))][:, None],
+        "along the batch",
+    ),
+    ("gpt2_input", lambda ids, wte, wpe: wte[ids] + wpe[: len(ids)], "along the batch"),
+    ("gpt2_input", lambda ids, wte, wpe: wte[ids] + wpe[len(wpe) - ids.shape[1] :], "last rows"),
+    ("gpt2_input", side_by_side, "side by side"),
+    ("gpt2_input", lambda ids, wte, wpe: wte[ids] * wpe[: ids.shape[1]], "multiplied"),
+    ("gpt2_input", lambda ids, wte, wpe: right_input(ids, wte, wpe)[0], "first text"),
+]
+
+
+@pytest.mark.parametrize(("name", "attempt", "part"), WRONG)
+def test_a_usual_mistake_is_named(name, attempt, part, tokenizer):
+    said = verdict(name, attempt, tokenizer)
+    assert said.startswith("✗") and part in said
+
+
+def test_any_other_mistake_shows_what_was_wanted(tokenizer):
+    assert "'Schadenfreude is'" in verdict("cut", lambda t, text, n: "!", tokenizer)
+    assert "' Paris'" in verdict("likeliest", lambda t, logits, k: ["!"], tokenizer)
+    flat = verdict("gpt2_input", lambda ids, wte, wpe: wte[ids].sum(-1), tokenizer)
+    assert "(1, 4, 4)" in flat and "(1, 4)." in flat
+    whole = verdict("gpt2_input", lambda ids, wte, wpe: wte[ids] + wpe, tokenizer)
+    assert whole.startswith("✗ Your code raised RuntimeError")

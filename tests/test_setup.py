@@ -1,0 +1,225 @@
+"""What is installed, pinned, declared and imported, held against one another."""
+
+import ast
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+import llmviz
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+RUNTIME = {canonicalize_name(r.name): r for r in map(Requirement, PROJECT["dependencies"])}
+TEST = {
+    canonicalize_name(r.name): r for r in map(Requirement, PROJECT["optional-dependencies"]["test"])
+}
+PINS = [
+    Requirement(line)
+    for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    if line.strip() and not line.startswith("#")
+]
+# Names of import packages that differ from those of their distributions.
+DISTRIBUTION = {"yaml": "pyyaml", "tomli": "pytest", "IPython": "ipykernel"}
+# What a declared package cannot be without, and may be imported too.
+COMES_ALONG = {"ipykernel": "jupyterlab", "ipython": "ipywidgets", "tokenizers": "transformers"}
+
+
+def version_of(pin: Requirement) -> Version:
+    (specifier,) = pin.specifier
+    assert specifier.operator == "=="
+    return Version(specifier.version)
+
+
+def pins_for(python: str) -> dict[str, Version]:
+    """The pinned versions on Linux with that Python."""
+    environment = {
+        **default_environment(),
+        "python_version": python,
+        "python_full_version": f"{python}.9",
+    }
+    return {
+        canonicalize_name(pin.name): version_of(pin)
+        for pin in PINS
+        if pin.marker is None or pin.marker.evaluate(environment)
+    }
+
+
+def tracked_files() -> list[Path]:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return [path for name in done.stdout.splitlines() if (path := ROOT / name).is_file()]
+
+
+def imports(source: str) -> set[str]:
+    """The top-level names of the modules that `source` imports, relative ones left out."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+def undeclared(source: str, declared: set[str]) -> set[str]:
+    foreign = imports(source) - set(sys.stdlib_module_names) - {"llmviz", "tests"}
+    names = {canonicalize_name(DISTRIBUTION.get(name, name)) for name in foreign}
+    return {name for name in names if COMES_ALONG.get(name, name) not in declared}
+
+
+# The distribution.
+
+
+def test_the_name_is_not_that_of_somebody_elses_package():
+    assert PROJECT["name"] == llmviz.__distribution__ == "llmviz-course"
+    assert metadata.version("llmviz-course") == PROJECT["version"]
+
+
+def test_every_folder_of_the_package_is_shipped():
+    folders = {path.parent for path in (ROOT / "llmviz").rglob("__init__.py")}
+    names = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
+    text = (ROOT / "pyproject.toml").read_text("utf-8")
+    assert set(tomllib.loads(text)["tool"]["setuptools"]["packages"]) == names
+
+
+def test_all_names_resolve():
+    assert llmviz.__all__
+    for name in llmviz.__all__:
+        assert getattr(llmviz, name) is not None
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = llmviz.no_such_name
+
+
+def test_importing_is_cheap():
+    heavy = {"torch", "transformers", "pandas", "matplotlib", "numpy", "ipywidgets"}
+    program = f"import sys, llmviz; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_a_foreign_package_of_that_name_is_recognised(tmp_path):
+    (tmp_path / "llmviz").mkdir()
+    (tmp_path / "llmviz" / "__init__.py").write_text("__version__ = '0.4'\n")
+    program = "import llmviz; print(getattr(llmviz, '__distribution__', 'foreign'))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stdout == "foreign\n", done.stderr
+
+
+# Declared, pinned, installed.
+
+
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13", "3.14"])
+def test_each_dependency_has_one_pin_within_its_range(python):
+    pins = pins_for(python)
+    for name, requirement in {**RUNTIME, **TEST}.items():
+        if name == "pip":  # pinned, it would have to replace itself while it runs
+            assert name not in pins
+            continue
+        assert pins[name] in requirement.specifier, f"{name} {pins[name]} on Python {python}"
+
+
+def test_pins_are_exact_and_name_no_index():
+    for pin in PINS:
+        assert pin.url is None and version_of(pin).local is None
+    assert pins_for("3.12")["torch"] == Version("2.13.0")
+
+
+def test_installed_versions_are_the_pinned_ones():
+    python = "{}.{}".format(*sys.version_info)
+    differing = {}
+    for name, pinned in pins_for(python).items():
+        try:
+            installed = Version(metadata.version(name))
+        except metadata.PackageNotFoundError:
+            if name in RUNTIME or name in TEST:
+                differing[name] = "not installed"
+            continue  # such as CUDA's packages, which the CPU build of torch does without
+        if installed.public != str(pinned):  # a local tag names a build, such as +cpu
+            differing[name] = f"{installed}, pinned {pinned}"
+    assert not differing
+
+
+def test_environment_yml_agrees_with_pyproject():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))
+    assert environment["name"] == PROJECT["name"]
+    assert "conda-forge" in environment["channels"]
+    python, pip, by_pip = environment["dependencies"]
+    name, _, version = python.partition("=")
+    assert name == "python" and Version(version) in SpecifierSet(PROJECT["requires-python"])
+    assert Requirement(pip).specifier == RUNTIME["pip"].specifier
+    assert by_pip == {"pip": ["-c constraints.txt", "-e ."]}
+
+
+# Imported.
+
+
+@pytest.mark.parametrize("path", (ROOT / "llmviz").rglob("*.py"), ids=lambda path: path.stem)
+def test_the_package_imports_what_it_declares(path):
+    assert not undeclared(path.read_text("utf-8"), set(RUNTIME))
+
+
+@pytest.mark.parametrize("path", (ROOT / "notebooks").glob("*.ipynb"), ids=lambda path: path.stem)
+def test_lessons_import_what_the_package_declares(path):
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code":
+            code = re.sub(r"^\s*[%!].*$", "pass", cell.source, flags=re.MULTILINE)
+            assert not undeclared(code, set(RUNTIME))
+
+
+@pytest.mark.parametrize("path", (ROOT / "tests").rglob("*.py"), ids=lambda path: path.stem)
+def test_the_tests_import_what_is_declared(path):
+    assert not undeclared(path.read_text("utf-8"), {*RUNTIME, *TEST})
+
+
+# Said.
+
+# Spelled so that this file does not contain what it looks for.
+NOT_SAID = {
+    "another's package": r"pip3? install (-\S+ )*llm[v]iz(?!-course)",
+    "a path on one machine": r"(?<![\w.:/<])/(?:wor[k]|roo[t]|hom[e]|User[s]|opt/whee[l]s)/",
+    "a package index": r"https?://[\w.-]*(?:p[y]pi|pythonhoste[d]|pytorc[h]\.org/whl|artifactor[y])",
+}
+
+
+@pytest.mark.parametrize("what", NOT_SAID)
+def test_no_file_says(what):
+    pattern = re.compile(NOT_SAID[what])
+    found = []
+    for path in tracked_files():
+        try:
+            text = path.read_text("utf-8")
+        except UnicodeDecodeError:  # a picture
+            continue
+        found += [f"{path.relative_to(ROOT)}: {match[0]}" for match in pattern.finditer(text)]
+    assert not found
+
+
+def test_what_is_not_said_would_be_found():
+    said = {
+        "another's package": "pip install -U llm" + "viz",
+        "a path on one machine": "in /wor" + "k/main",
+        "a package index": "https://download.pytorc" + "h.org/whl/cpu",
+    }
+    for what, text in said.items():
+        assert re.search(NOT_SAID[what], text)
+    assert not re.search(NOT_SAID["another's package"], "pip install llmviz-course")
