@@ -18,7 +18,7 @@ from torch.distributions import Categorical
 
 
 def _number(value, kind=(int, float)) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool) and not math.isnan(value)
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _whole(value) -> bool:
@@ -43,34 +43,37 @@ def _functions(value) -> bool:
     return all(map(_function, value)) if isinstance(value, (list, tuple)) else _function(value)
 
 
-# Each setting's value when it is off, what a value must be, and whether one is; in the order in
-# which the processors work.
-_SETTINGS: dict[str, tuple] = {
-    "repetition_penalty": (
-        1.0, "a finite number above 0", lambda v: _number(v) and 0 < v < math.inf),
-    "presence_penalty": (0.0, "a number from −2 to 2", lambda v: _number(v) and -2 <= v <= 2),
-    "frequency_penalty": (0.0, "a number from −2 to 2", lambda v: _number(v) and -2 <= v <= 2),
-    "no_repeat_ngram_size": (0, "a whole number of 1 or more, or 0 to switch it off", _whole),
-    "bad_words_ids": (
-        None, "a list of words, each a list of token ids, none of them empty; or None",
-        lambda v: v is None or _words(v)),
-    "min_new_tokens": (0, "a whole number of 0 or more", _whole),
-    "prefix_allowed_tokens_fn": (
-        None, "a function that takes (prompt's number, input_ids) and returns token ids, or None",
-        lambda v: v is None or _function(v)),
-    "suppress_tokens": (None, "a list of token ids, or None", lambda v: v is None or _ids(v)),
-    "logits_processor": (
-        None, "a function that takes (input_ids, scores) and returns scores, a list of them, or "
-        "None (a class is first to be called)", lambda v: v is None or _functions(v)),
-    "temperature": (1.0, "a finite number above 0", lambda v: _number(v) and 0 < v < math.inf),
-    "top_k": (0, "a whole number of 1 or more, or 0 to switch it off", _whole),
-    "top_p": (1.0, "a number above 0 and at most 1", lambda v: _number(v) and 0 < v <= 1),
-    "min_p": (0.0, "a number from 0 to 1", lambda v: _number(v) and 0 <= v <= 1),
-    "typical_p": (1.0, "a number above 0 and at most 1", lambda v: _number(v) and 0 < v <= 1),
-    "epsilon_cutoff": (0.0, "a number from 0 to below 1", lambda v: _number(v) and 0 <= v < 1),
-    "eta_cutoff": (0.0, "a number from 0 to below 1", lambda v: _number(v) and 0 <= v < 1),
-}  # fmt: skip
+# What a value must be, and whether it is. NaN compares as false, so it fits none.
+_POSITIVE = "a finite number above 0", lambda v: _number(v) and 0 < v < math.inf
+_PENALTY = "a number from −2 to 2", lambda v: _number(v) and -2 <= v <= 2
+_COUNT = "a whole number of 1 or more, or 0 to switch it off", _whole
+_SHARE = "a number above 0 and at most 1", lambda v: _number(v) and 0 < v <= 1
+_RATIO = "a number from 0 to 1", lambda v: _number(v) and 0 <= v <= 1
+_CUT_OFF = "a number from 0 to below 1", lambda v: _number(v) and 0 <= v < 1
+_IDS = "a list of token ids, or None", _ids
+_WORDS = "a list of words, each a list of one or more token ids, or None", _words
+_CONSTRAINT = "a function of (prompt's number, input_ids) to token ids, or None", _function
+_OWN = "a function of (input_ids, scores) to scores, a list of them, or None", _functions
 
+# Each setting's value when it is off, and its bounds, in the order in which they work.
+_SETTINGS: dict[str, tuple] = {
+    "repetition_penalty": (1.0, *_POSITIVE),
+    "presence_penalty": (0.0, *_PENALTY),
+    "frequency_penalty": (0.0, *_PENALTY),
+    "no_repeat_ngram_size": (0, *_COUNT),
+    "bad_words_ids": (None, *_WORDS),
+    "min_new_tokens": (0, *_COUNT),
+    "prefix_allowed_tokens_fn": (None, *_CONSTRAINT),
+    "suppress_tokens": (None, *_IDS),
+    "logits_processor": (None, *_OWN),
+    "temperature": (1.0, *_POSITIVE),
+    "top_k": (0, *_COUNT),
+    "top_p": (1.0, *_SHARE),
+    "min_p": (0.0, *_RATIO),
+    "typical_p": (1.0, *_SHARE),
+    "epsilon_cutoff": (0.0, *_CUT_OFF),
+    "eta_cutoff": (0.0, *_CUT_OFF),
+}
 DEFAULTS = {name: off for name, (off, _, _) in _SETTINGS.items()}
 
 
@@ -83,8 +86,8 @@ def check(*, vocab_size: int | None = None, **settings) -> None:
     for name, value in settings.items():
         if name not in _SETTINGS:
             raise TypeError(f"{name} is no setting; there are {', '.join(_SETTINGS)}")
-        _, wanted, fits = _SETTINGS[name]
-        if not fits(value):
+        off, wanted, fits = _SETTINGS[name]
+        if not fits(value) and not (value is None and off is None):
             hint = ""
             if name == "temperature" and value == 0:
                 hint = "; for the limit of 0, greedy search, pass do_sample=False"
@@ -111,8 +114,8 @@ def repetition_penalty(
     """Divide the scores of tokens in the text so far, or multiply those that are negative.
 
     Above 1 that makes repetition less likely, below 1 likelier. Prompt and continuation count;
-    padding, where `attention_mask` (rows, tokens) is 0, does not. Dividing does not commute with
-    adding a constant: shifted logits are another distribution after it.
+    padding, where `attention_mask` (rows, tokens) is 0, does not. Logits plus a constant are the
+    same distribution before, and another one after.
     transformers: RepetitionPenaltyLogitsProcessor; Keskar et al., 2019 (CTRL).
     """
     check(repetition_penalty=repetition_penalty)
@@ -243,9 +246,9 @@ def suppress_tokens(scores: Tensor, suppress_tokens: list[int]) -> Tensor:
 
 
 def _without(scores: Tensor, token_ids) -> Tensor:
-    token_ids = torch.as_tensor(token_ids, dtype=torch.long, device=scores.device)
-    every_id = torch.arange(scores.shape[-1], device=scores.device)
-    return scores.masked_fill(torch.isin(every_id, token_ids), -math.inf)
+    ids = [int(i) for i in token_ids if i < scores.shape[-1]]
+    ids = torch.tensor(ids, dtype=torch.long, device=scores.device)
+    return scores.index_fill(-1, ids, -math.inf)
 
 
 def logits_processor(scores: Tensor, logits_processor, input_ids: LongTensor) -> Tensor:

@@ -88,6 +88,19 @@ def test_cut_offs_equal_transformers_on_a_real_vocabulary(name):
         assert_same_bits(getattr(processors, name)(scores, value), Theirs(value)(None, scores))
 
 
+def test_cut_offs_equal_transformers_where_the_mass_is_exactly_p():
+    scores = BATCHES["normal"][:1]
+    entropy = torch.special.entr(scores.softmax(-1)).sum()
+    surprisal = -scores.log_softmax(-1)
+    typical = scores.gather(-1, (surprisal - entropy).abs().argsort()).softmax(-1).cumsum(-1)
+    likely = scores.sort().values.softmax(-1).cumsum(-1)
+    for p in typical[0, :30].tolist():
+        wanted = theirs.TypicalLogitsWarper(p)(None, scores)
+        assert_same_bits(processors.typical_p(scores, p), wanted)
+    for p in (1 - likely[0, 10:-1]).tolist():
+        assert_same_bits(processors.top_p(scores, p), theirs.TopPLogitsWarper(p)(None, scores))
+
+
 @pytest.mark.parametrize("batch", BATCHES)
 def test_temperature_equals_transformers(batch):
     for value in (1e-3, 0.7, 1.0, 2.0, 100.0):
