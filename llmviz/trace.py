@@ -252,7 +252,8 @@ class Trace:
 
     def __repr__(self) -> str:
         steps = max(map(len, self.steps), default=0)
-        return f"Trace({len(self.texts)} sequence(s), {steps} steps: {self.text!r:.60})"
+        text = self.texts[0] if self.texts else ""  # a strategy called by itself decodes nothing
+        return f"Trace({len(self.sequences)} sequence(s), {steps} steps: {text!r:.60})"
 
 
 def _infinite_to_null(value):

@@ -72,20 +72,13 @@ def assisted_search(
 
     while run.goes_on:
         # Propose. The round ends with a token of the model's own, for which there must be room.
-        room, q, draft_probabilities = run.left - 1, [], []
+        room = run.left - 1
         if draft is None:
             proposed = look_up(text.input_ids[0], min(prompt_lookup_num_tokens, room))
+            q, draft_probabilities = None, None
         else:
-            proposed = []
-            while len(proposed) < min(num_assistant_tokens, room):
-                scores = run.process(draft.next_logits(), draft.input_ids)
-                q.append(chances(scores))
-                token = draw(q[-1][None], generator)
-                draft.append(token)
-                proposed.append(token.item())
-                draft_probabilities.append(scores[0].softmax(-1)[token.item()].item())
-                if token in run.eos:
-                    break
+            count = min(num_assistant_tokens, room)
+            proposed, q, draft_probabilities = _propose(run, draft, count, chances, generator)
         # Judge: one pass, which gives the model's scores behind every proposed token.
         length, count = text.input_ids.shape[1], len(proposed)
         for guess in proposed:
@@ -100,7 +93,7 @@ def assisted_search(
                 token = draw(p[None], generator)
             else:
                 # What was looked up was proposed for certain.
-                q_i = q[i] if q else one_hot(torch.tensor(guess), len(p))
+                q_i = one_hot(torch.tensor(guess), len(p)) if q is None else q[i]
                 token = accept_or_replace(guess, p, q_i, generator)
                 model_probabilities.append(scores[0].softmax(-1)[guess].item())
             run.recorder.record(logits[:, i], scores, token)
@@ -114,15 +107,8 @@ def assisted_search(
             prefix.crop(count - accepted)
             if own is not None:
                 prefix.append(own)
-        drafts.append(
-            Draft(
-                proposed,
-                accepted,
-                None if own is None else own.item(),
-                draft_probabilities if draft is not None else None,
-                model_probabilities,
-            )
-        )
+        own = None if own is None else own.item()
+        drafts.append(Draft(proposed, accepted, own, draft_probabilities, model_probabilities))
     trace = run.trace(
         assistant_model=assistant_model,
         prompt_lookup_num_tokens=prompt_lookup_num_tokens,
@@ -131,6 +117,28 @@ def assisted_search(
     )
     trace.drafts = drafts
     return trace
+
+
+def _propose(
+    run: Generation,
+    draft: Prefix,
+    count: int,
+    chances: Callable[[Tensor], Tensor],
+    generator: torch.Generator | None,
+) -> tuple[list[int], list[Tensor], list[float]]:
+    """Let the draft model write up to `count` tokens, no further than an eos token.
+
+    Returns them, what each was chosen with, and their probabilities.
+    """
+    proposed, q, probabilities = [], [], []
+    while len(proposed) < count and not (proposed and proposed[-1] in run.eos):
+        scores = run.process(draft.next_logits(), draft.input_ids)
+        q.append(chances(scores))
+        token = draw(q[-1][None], generator)
+        draft.append(token)
+        proposed.append(token.item())
+        probabilities.append(scores[0].softmax(-1)[proposed[-1]].item())
+    return proposed, q, probabilities
 
 
 def accept_or_replace(

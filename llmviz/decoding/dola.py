@@ -56,7 +56,8 @@ def dola(
         output = run.prefix.read(output_hidden_states=True)
         logits = output.logits[:, -1].float()
         early = torch.stack([output.hidden_states[i][:, -1] for i in layers], dim=1)
-        contrasted, layer = contrast(logits, unembed(model, norm(early)).float())
+        allowed = run.process(logits) > -math.inf
+        contrasted, layer = contrast(logits, unembed(model, norm(early)).float(), allowed)
         premature.append([layers[i] for i in layer.tolist()])
         scores = run.process(contrasted)
         tokens = draw(scores.softmax(-1), generator) if do_sample else scores.argmax(-1)
@@ -70,14 +71,18 @@ def dola(
 
 
 def contrast(
-    logits: Tensor, early_logits: Tensor, relative_top: float = 0.1
+    logits: Tensor,
+    early_logits: Tensor,
+    allowed: Tensor | None = None,
+    relative_top: float = 0.1,
 ) -> tuple[Tensor, LongTensor]:
     """Log-probabilities minus those of the early layer that differs most.
 
     logits: the last layer's, shape (rows, vocabulary).
     early_logits: the candidates', shape (rows, layers, vocabulary).
-    relative_top: tokens less likely than this share of the likeliest one's probability are ruled
-        out: what an early layer thinks nothing of would win for no other reason.
+    allowed: which tokens no rule forbids, of the shape of `logits`; all of them unless given.
+    relative_top: tokens less likely than this share of the likeliest allowed one's probability are
+        ruled out: what an early layer thinks nothing of would win for no other reason.
 
     Returns the scores, shape (rows, vocabulary), and which of the candidates was taken, shape
     (rows,): the one with the largest Jensen–Shannon divergence from the last layer.
@@ -85,7 +90,8 @@ def contrast(
     final, early = logits.log_softmax(-1), early_logits.log_softmax(-1)
     layer = jensen_shannon(final[:, None], early).argmax(-1)
     gain = final - early[torch.arange(len(early), device=early.device), layer]
-    plausible = final >= final.amax(-1, keepdim=True) + math.log(relative_top)
+    likeliest = final if allowed is None else final.masked_fill(~allowed, -math.inf)
+    plausible = final >= likeliest.amax(-1, keepdim=True) + math.log(relative_top)
     return gain.masked_fill(~plausible, -math.inf), layer
 
 
