@@ -20,6 +20,7 @@ from torch import BoolTensor, LongTensor, Tensor
 from .. import processors
 from ..trace import BeamCandidate, BeamStep, Recorder, Trace
 from .prefix import Prefix, check_count, eos_token_ids
+from .search import seeded
 
 # Stands for "not at all": finite, so that what is added to it still has an order.
 NEVER = -1e9
@@ -83,11 +84,10 @@ def beam_search(
     mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
     prefix = Prefix(model, input_ids.cpu()[rows], mask.cpu()[rows])
     groups = [
-        _Group(first, prompts, size, len(eos), max_new_tokens, length_penalty, early_stopping)
+        _Beams(first, prompts, size, len(eos), max_new_tokens, length_penalty, early_stopping)
         for first in range(0, len(rows), prompts * size)
     ]
-    generator = torch.Generator().manual_seed(seed) if do_sample and seed is not None else None
-    recorder = Recorder(top_logprobs)
+    generator, recorder = seeded(seed), Recorder(top_logprobs)
 
     while True:
         logits = prefix.next_logits()
@@ -109,7 +109,7 @@ def beam_search(
                 **settings,
             )
             group.extend(scores, do_sample, generator)
-            ended = torch.isin(group.tokens, torch.tensor(eos))
+            ended = torch.isin(group.tokens, torch.tensor(eos, dtype=torch.long))
             if stop is not None:
                 tails = group.tokens.view(-1, 1).to(prefix.input_ids.device)
                 texts = torch.cat([prefix.input_ids[group.origins.flatten()], tails], dim=-1)
@@ -221,7 +221,7 @@ def check_beams(
         )
 
 
-class _Group:
+class _Beams:
     """One beam search over a batch of prompts: what runs, what has finished, and its last step.
 
     Tensors have a row a prompt, and stay on the CPU. A path tells a hypothesis: for each of its
@@ -354,7 +354,7 @@ class _Group:
             paths = [[*b, (c, place + c.rank)] for b, c in zip(before, candidates, strict=True)]
             self.running_paths[prompt] = [paths[rank] for rank in next_beam]
             for i, path in enumerate(self.finished_paths[prompt]):
-                if path and i not in kept:
+                if self.is_finished[prompt, i] and i not in kept:
                     path[-1][0].fate = "discarded"
                     path[-1][0].reason = f"finished, but {size} better ones finished later"
             self.finished_paths[prompt] = [(self.finished_paths[prompt] + paths)[i] for i in kept]
@@ -379,7 +379,7 @@ def _fate(
     if not ended and not at_limit:
         if next_beam is None:
             return "pruned", f"only the best {num_beams} unfinished ones go on"
-        return "running", f"rank {rank}: one of the best {num_beams} unfinished ones"
+        return "running", f"one of the best {num_beams} unfinished ones"
     how = "ends here" if ended else "reaches the full length"
     if rank >= num_beams:
         return "discarded", f"{how}, but only the first {num_beams} candidates may finish"
@@ -388,7 +388,7 @@ def _fate(
     return "finished", f"{how}, and is among the best {num_beams} that finished"
 
 
-def _best(groups: list[_Group], prompt: int) -> list[tuple[float, list]]:
+def _best(groups: list[_Beams], prompt: int) -> list[tuple[float, list]]:
     """The finished hypotheses of all groups, as (score, path), the best first."""
     finished = [
         pair
@@ -398,7 +398,7 @@ def _best(groups: list[_Group], prompt: int) -> list[tuple[float, list]]:
     return sorted(finished, key=lambda pair: -pair[0])
 
 
-def _history(groups: list[_Group], prompt: int) -> list[BeamStep]:
+def _history(groups: list[_Beams], prompt: int) -> list[BeamStep]:
     """The candidates of all groups, step by step."""
     steps = zip_longest(*(group.history[prompt] for group in groups), fillvalue=[])
     return [BeamStep([c for part in step for c in part]) for step in steps]
