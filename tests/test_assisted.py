@@ -227,7 +227,7 @@ def test_no_more_tokens_than_asked_for(max_new_tokens):
 
 
 def test_stop_strings_end_the_text_within_a_draft_too():
-    """transformers looks at a round's last token only, and runs over."""
+    """transformers looks once a round, and runs over; with a draft model, it raises."""
     model, tokenizer = tiny.model("llama"), tiny.tokenizer()
     settings = {"max_new_tokens": 12, "suppress_tokens": [*range(94, 256)]}  # only ASCII is left
     free = new_tokens(greedy_search(model, PROMPT, **settings))

@@ -16,7 +16,9 @@ class Bigrams(nn.Module):
         super().__init__()
         self.logits = torch.tensor(probabilities).log()
         self.hidden = torch.eye(len(self.logits)) if hidden is None else torch.tensor(hidden)
-        self.config = GPT2Config(vocab_size=len(self.logits), n_layer=1)
+        self.config = GPT2Config(
+            vocab_size=len(self.logits), n_layer=1, bos_token_id=None, eos_token_id=None
+        )
         self.generation_config = GenerationConfig(eos_token_id=eos_token_id, pad_token_id=0)
         self.device = torch.device("cpu")
         self.passes = 0

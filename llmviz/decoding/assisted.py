@@ -48,7 +48,9 @@ def assisted_search(
     `input_ids` has one row; `attention_mask`, `stop` and `settings` as in `greedy_search`; the
     processors work on the scores of both models. Leviathan et al., 2023, "Fast Inference from
     Transformers via Speculative Decoding". transformers: AssistedCandidateGenerator, with a
-    constant number of tokens a round, and PromptLookupCandidateGenerator.
+    constant number of tokens a round, and PromptLookupCandidateGenerator. One difference is meant:
+    `stop` ends the text at the very token, as in `greedy_search`; transformers looks for stop
+    strings once a round, and keeps what the round accepted behind them.
     Raises ValueError, before any pass, for more than one row, a draft model with another
     vocabulary or too short a context, and a model whose cache cannot take tokens back.
     """

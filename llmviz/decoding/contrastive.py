@@ -59,7 +59,7 @@ def contrastive_search(
         text.append(run.padded(candidates).flatten())
         output = text.read(output_hidden_states=True)
         hidden = output.hidden_states[-1][:, -1].unflatten(0, (-1, k))
-        penalty = degeneration_penalty(hidden, context, mask)
+        penalty = degeneration_penalty(hidden, context, mask).to(scores.device)
         probabilities = scores.softmax(-1).gather(-1, candidates)
         contrast = (1 - penalty_alpha) * probabilities - penalty_alpha * penalty
         contrast = contrast.masked_fill(highest == -math.inf, -math.inf)

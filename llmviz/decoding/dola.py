@@ -55,9 +55,10 @@ def dola(
     while run.goes_on:
         output = run.prefix.read(output_hidden_states=True)
         logits = output.logits[:, -1].float()
-        early = torch.stack([output.hidden_states[i][:, -1] for i in layers], dim=1)
+        hidden = [output.hidden_states[i][:, -1].to(logits.device) for i in layers]
+        early_logits = unembed(model, norm(torch.stack(hidden, dim=1))).float()
         allowed = run.process(logits) > -math.inf
-        contrasted, layer = contrast(logits, unembed(model, norm(early)).float(), allowed)
+        contrasted, layer = contrast(logits, early_logits, allowed)
         premature.append([layers[i] for i in layer.tolist()])
         scores = run.process(contrasted)
         tokens = draw(scores.softmax(-1), generator) if do_sample else scores.argmax(-1)
