@@ -18,19 +18,29 @@ _HOME = {
     "generate": "decoding",
     "greedy_search": "decoding",
     "sample": "decoding",
+    "beam_search": "decoding",
+    "contrastive_search": "decoding",
+    "dola": "decoding",
+    "assisted_search": "decoding",
     "trace_of": "decoding",
     "Trace": "trace",
     "logits_to_frame": "frames",
     "predict_next_tokens": "frames",
+    "plot_beam_tree": "plots",
     "plot_probabilities": "plots",
+    "plot_rank_curve": "plots",
+    "plot_sampler": "plots",
     "plot_steps": "plots",
     "plot_surprisal": "plots",
     "plot_temperature": "plots",
     "plot_tokens": "plots",
     "show": "plots",
+    "side_by_side": "html",
+    "token_strip": "html",
 }
 _ROOMS = {
-    "models", "tokens", "processors", "decoding", "trace", "frames", "plots", "checks",
+    "models", "tokens", "processors", "decoding", "trace", "internals", "frames", "plots", "html",
+    "checks",
 }  # fmt: skip
 
 __all__ = sorted({*_HOME, *_ROOMS})

@@ -12,6 +12,7 @@ import math
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap
 
 from . import processors
@@ -60,7 +61,7 @@ def plot_temperature(logits, labels: list[str], temperatures=(0.1, 1.0, 5.0), ax
     logits: shape (tokens,), with a label each. Raises ValueError where the numbers of logits and
     labels differ, or for a temperature that is not a finite number above 0.
     """
-    logits = torch.as_tensor(logits, dtype=torch.float32)
+    logits = torch.as_tensor(logits, dtype=torch.float32).detach().cpu()
     if logits.ndim != 1 or len(logits) != len(labels):
         raise ValueError(
             f"logits has the shape {tuple(logits.shape)} and labels {len(labels)} entries: "
@@ -166,6 +167,147 @@ def plot_steps(run: Trace, *, sequence: int = 0, top_k: int = 5, ax=None) -> Axe
     for spine in ax.spines.values():
         spine.set_visible(False)
     ax.tick_params(length=0)
+    return ax
+
+
+def plot_sampler(run: Trace, step: int = 1, *, sequence: int = 0, top_k: int = 12, ax=None) -> Axes:
+    """One step's probabilities before and after the processors, as pairs of bars.
+
+    step: from 1. A token that a processor ruled out keeps its bar before, and is struck out. The
+    last pair holds all other tokens, so each kind of bar adds up to 1 over the vocabulary.
+    """
+    steps = run.steps[sequence]
+    if not 1 <= step <= len(steps):
+        raise ValueError(f"step={step!r}: the sequence has steps 1 to {len(steps)}")
+    record = steps[step - 1]
+    shown = record.candidates[:top_k]
+    before = [math.exp(c.log_prob) for c in shown]
+    after = [c.processed_probability for c in shown]
+    labels = [run.labels[c.token_id] for c in shown] + ["all others"]
+    ax = _axes(ax, height=0.7 + 0.36 * len(labels))
+    before.append(max(1 - math.fsum(before), 0.0))
+    after.append(max(1 - math.fsum(after), 0.0))
+    rows = range(len(labels))
+    ax.barh([y - 0.2 for y in rows], before, height=0.36, color=FAINT, label="before")
+    colours = [ORANGE if c.token_id == record.token_id else BLUE for c in shown] + [BLUE]
+    ax.barh([y + 0.2 for y in rows], after, height=0.36, color=colours, label="after")
+    for y, (p, q) in enumerate(zip(before, after, strict=True)):
+        cut = y < len(shown) and shown[y].score == -math.inf
+        ax.text(p, y - 0.2, f" {p:.1%}", va="center", color=MUTED, fontsize=8)
+        ax.text(q, y + 0.2, " cut" if cut else f" {q:.1%}", va="center", color=INK, fontsize=8)
+    _token_ticks(ax.yaxis, labels)
+    ax.invert_yaxis()
+    ax.set_xlim(0, 1.12 * max(before + after))
+    ax.xaxis.set_visible(False)
+    ax.spines["bottom"].set_visible(False)
+    ax.legend(frameon=False, loc="center right")
+    return ax
+
+
+def plot_rank_curve(
+    logits,
+    *,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    typical_p: float = 1.0,
+    ax=None,
+) -> Axes:
+    """Probability against rank, both logarithmic, and how far each cut-off reaches.
+
+    logits: shape (vocabulary,). A cut-off that keeps everything is not drawn. Top-k, top-p and
+    min-p keep all ranks left of their line; typical keeps the dotted ranks, which may leave out
+    the likeliest.
+    """
+    scores = torch.as_tensor(logits, dtype=torch.float32).detach().cpu()[None]
+    probabilities, order = scores[0].softmax(-1).sort(descending=True)
+    ranks = torch.arange(1, len(probabilities) + 1)
+    ax = _axes(ax, width=7.5, height=3.8)
+    ax.loglog(ranks, probabilities, color=INK, linewidth=1.6)
+    settings = {"top_k": top_k, "top_p": top_p, "min_p": min_p}
+    for i, (name, value) in enumerate(settings.items()):
+        if value == processors.DEFAULTS[name]:
+            continue
+        kept = int((getattr(processors, name)(scores, value) > -math.inf).sum())
+        style = {"color": SERIES[i], "linestyle": ("-", "--", "-.")[i], "linewidth": 1.8}
+        ax.axvline(kept + 0.5, label=f"{name} = {value:g} keeps {kept:,}", **style)
+    if typical_p != processors.DEFAULTS["typical_p"]:
+        kept = (processors.typical_p(scores, typical_p)[0] > -math.inf)[order]
+        label = f"typical_p = {typical_p:g} keeps {int(kept.sum()):,}"
+        style = {"color": RED, "marker": "o", "linestyle": "none", "markersize": 4}
+        ax.plot(ranks[kept], probabilities[kept], label=label, **style)
+    ax.set_xlabel("rank")
+    ax.set_ylabel("probability")
+    ax.set_ylim(bottom=1e-8)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(frameon=False, loc="lower left")
+    return ax
+
+
+def plot_beam_tree(run: Trace, *, prompt: int = 0, max_steps: int | None = None, ax=None) -> Axes:
+    """The history of a beam search as a tree that grows to the right, a column a step.
+
+    A filled blue node went on, a white one was pruned, a green square ended and was kept as a
+    finished hypothesis, a white square ended and was discarded. Each bears its token and the
+    running sum of scores, a finished one its final score. The best hypothesis has the thick line.
+    Raises ValueError for a trace without beams.
+    """
+    if run.beams is None:
+        raise ValueError("run has no beams: make it with lv.generate(…, num_beams=2 or more)")
+    steps = run.beams[prompt][:max_steps]
+    widest = max(len(step.candidates) for step in steps)
+    ax = _axes(ax, width=2.0 + 1.55 * len(steps), height=0.8 + 0.42 * widest)
+    best = run.beam_paths[prompt * len(run.beam_paths) // len(run.beams)]
+    ax.text(-0.12, 0, "start", ha="right", va="center", color=MUTED, fontsize=9)
+    parents = {0: (0.0, 0.0)}  # running hypothesis → the end of its node's label
+    winner = 0  # the running hypothesis on the best path, while that path lasts
+    lines, nodes = {"best": [], "alive": [], "dead": []}, {}
+    for x, step in enumerate(steps, start=1):
+        next_parents, next_winner = {}, None
+        for y, c in enumerate(step.candidates):
+            on_path = c.beam == winner and x <= len(best) and best[x - 1] == y
+            alive = c.fate in ("running", "finished")
+            kind = "best" if on_path else "alive" if alive else "dead"
+            lines[kind].append([parents[c.beam], (x - 0.08, y)])
+            nodes.setdefault((c.fate, on_path), []).append((x, y))
+            if alive or len(steps) <= 12:  # a long search would drown in the labels of the pruned
+                score = c.sum_score if c.final_score is None else c.final_score
+                label = f"{_short(run.labels[c.token_id], 10)}\n{score:.2f}"
+                style = {"color": INK if alive else MUTED, "fontsize": 7.5, "zorder": 4}
+                ax.text(x + 0.09, y, label, va="center", parse_math=False, **style)
+            if c.next_beam is not None:
+                next_parents[c.next_beam] = (x + 0.55, y)
+                next_winner = c.next_beam if on_path else next_winner
+        parents, winner = next_parents, next_winner
+    looks = {"dead": (FAINT, 0.8), "alive": (BLUE, 1.1), "best": (ORANGE, 2.8)}
+    for z, (kind, (colour, width)) in enumerate(looks.items()):
+        ax.add_collection(LineCollection(lines[kind], colors=colour, linewidths=width, zorder=z))
+    for (fate, on_path), places in nodes.items():
+        ax.scatter(
+            *zip(*places, strict=True),
+            s=46,
+            marker="s" if fate in ("finished", "discarded") else "o",
+            facecolor={"running": BLUE, "finished": GREEN}.get(fate, "white"),
+            edgecolor=ORANGE if on_path else MUTED,
+            linewidth=1.8 if on_path else 0.8,
+            zorder=3,
+        )
+    ax.set_xlim(-0.7, len(steps) + 0.75)
+    ax.set_ylim(widest - 0.4, -0.6)
+    ax.set_xticks(range(1, len(steps) + 1))
+    ax.set_xlabel("step")
+    ax.yaxis.set_visible(False)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    handles = [
+        plt.Line2D([], [], marker=m, linestyle="none", markerfacecolor=f, markeredgecolor=MUTED)
+        for m, f in (("o", BLUE), ("o", "white"), ("s", GREEN), ("s", "white"))
+    ]
+    ax.legend(
+        handles,
+        ["goes on", "pruned", "finished", "discarded"],
+        frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(0, 1), fontsize=9,
+    )  # fmt: skip
     return ax
 
 

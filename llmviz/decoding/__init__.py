@@ -6,13 +6,32 @@ The strategies take token ids; `generate` takes text and picks the strategy.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import LongTensor
+
 from .. import processors
 from ..tokens import encode, token_labels
 from ..trace import Recorder, Trace
+from .assisted import assisted_search
+from .beams import beam_search, check_beams
+from .contrastive import contrastive_search
+from .dola import dola
 from .prefix import as_list, check_count, check_length, check_model, lengths_of, pad_token_id
 from .search import greedy_search, sample
 
-__all__ = ["generate", "greedy_search", "sample", "trace_of"]
+__all__ = [
+    "assisted_search",
+    "beam_search",
+    "contrastive_search",
+    "dola",
+    "generate",
+    "greedy_search",
+    "sample",
+    "trace_of",
+]
 
 
 def generate(
@@ -22,11 +41,34 @@ def generate(
     *,
     max_new_tokens: int = 40,
     do_sample: bool = False,
+    num_beams: int = 1,
     seed: int | None = None,
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
     min_p: float = 0.0,
+    typical_p: float = 1.0,
+    epsilon_cutoff: float = 0.0,
+    eta_cutoff: float = 0.0,
+    repetition_penalty: float = 1.0,
+    presence_penalty: float = 0.0,
+    frequency_penalty: float = 0.0,
+    no_repeat_ngram_size: int = 0,
+    bad_words_ids: list[list[int]] | None = None,
+    suppress_tokens: list[int] | None = None,
+    prefix_allowed_tokens_fn: Callable[[int, LongTensor], list[int]] | None = None,
+    logits_processor: Callable | list[Callable] | None = None,
+    min_new_tokens: int = 0,
+    stop_strings: str | list[str] | None = None,
+    length_penalty: float = 1.0,
+    early_stopping: bool | str = False,
+    num_beam_groups: int = 1,
+    diversity_penalty: float = 0.0,
+    penalty_alpha: float | None = None,
+    dola_layers: str | list[int] | None = None,
+    assistant_model=None,
+    prompt_lookup_num_tokens: int | None = None,
+    num_assistant_tokens: int = 5,
     num_return_sequences: int = 1,
     top_logprobs: int = 20,
 ) -> Trace:
@@ -37,39 +79,124 @@ def generate(
     whenever `do_sample=True`, and the sampling defaults that a model brings along.
 
     prompt: a text, or a list of texts, which are run as one batch padded on the left.
-    do_sample: False takes the likeliest token (greedy search), True draws one.
     seed: draws come from a CPU generator with this seed, and equal those of
         `torch.manual_seed(seed); model.generate(do_sample=True, …)` on the CPU; None draws from
         torch's global CPU generator.
-    temperature, top_k, top_p, min_p: see `llmviz.processors`; they need `do_sample=True`.
-    num_return_sequences: continuations for each prompt; more than one needs `do_sample=True`.
+    num_return_sequences: continuations for each prompt; more than one needs `do_sample=True`, or
+        as many beams.
+    stop_strings: texts end where one of these has appeared.
     top_logprobs: how many of the likeliest tokens to record at each step.
 
-    Raises TypeError or ValueError, before the model runs, for an argument that is out of bounds
-    or a prompt that with `max_new_tokens` would not fit into the model's context.
+    Which strategy runs depends on the arguments, one at most of the following:
+    num_beams: above 1, `beam_search`, to which `length_penalty`, `early_stopping`,
+        `num_beam_groups` and `diversity_penalty` belong.
+    penalty_alpha: `contrastive_search` among the `top_k` likeliest.
+    dola_layers: `dola`.
+    assistant_model, prompt_lookup_num_tokens: `assisted_search`, which proposes
+        `num_assistant_tokens` at a time.
+    None of them: `sample` where `do_sample`, or else `greedy_search`.
+
+    The other arguments are processors (`llmviz.processors`) and work in every strategy; temperature
+    and the cut-offs, from top_k to eta_cutoff, need `do_sample=True`.
+
+    Raises TypeError or ValueError, before the model runs, for an argument that is out of bounds,
+    for two that contradict each other, or for a prompt that with `max_new_tokens` would not fit
+    into the model's context.
     """
-    settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-    processors.check(**settings)
-    check_count("num_return_sequences", num_return_sequences)
-    check_count("top_logprobs", top_logprobs)
+    given = {k: v for k, v in locals().items() if k not in ("model", "tokenizer", "prompt")}
     check_model(model)
-    if num_return_sequences > 1 and not do_sample:
-        raise ValueError(
-            f"num_return_sequences={num_return_sequences} with greedy search, which has only one "
-            "answer: pass do_sample=True"
-        )
+    settings = {name: given[name] for name in processors.DEFAULTS}
+    processors.check(vocab_size=model.config.get_text_config().vocab_size, **settings)
+    check_count("top_logprobs", top_logprobs)
+    strategy = _strategy(**given)
+    stop = _stop(stop_strings, tokenizer)
     input_ids, attention_mask = encode(tokenizer, prompt, pad_token_id=pad_token_id(model))
     check_length(model, attention_mask.sum(-1).max().item(), max_new_tokens)
-    input_ids = input_ids.repeat_interleave(num_return_sequences, dim=0)
-    attention_mask = attention_mask.repeat_interleave(num_return_sequences, dim=0)
-    settings |= {"max_new_tokens": max_new_tokens, "top_logprobs": top_logprobs}
-    if do_sample:
-        run = sample(model, input_ids, attention_mask, seed=seed, **settings)
-    else:
-        run = greedy_search(model, input_ids, attention_mask, **settings)
-    run.prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    run.settings |= {"num_return_sequences": num_return_sequences}
-    return _with_text(run, tokenizer)
+    if strategy is assisted_search and len(input_ids) > 1:
+        raise ValueError(f"prompt is {len(input_ids)} texts: assisted decoding takes one at a time")
+    if strategy is not beam_search:
+        input_ids = input_ids.repeat_interleave(num_return_sequences, dim=0)
+        attention_mask = attention_mask.repeat_interleave(num_return_sequences, dim=0)
+    run = strategy(
+        model,
+        input_ids,
+        attention_mask,
+        max_new_tokens=max_new_tokens,
+        top_logprobs=top_logprobs,
+        stop=stop,
+        **settings,
+        **{name: given[name] for name in _ARGUMENTS_OF[strategy]},
+    )
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    return _with_text(replace(run, prompts=prompts, settings=given), tokenizer)
+
+
+_BEAM_ARGUMENTS = (
+    "num_beams", "length_penalty", "early_stopping", "num_beam_groups", "diversity_penalty",
+)  # fmt: skip
+_ARGUMENTS_OF = {
+    greedy_search: (),
+    sample: ("seed",),
+    beam_search: (*_BEAM_ARGUMENTS, "num_return_sequences", "do_sample", "seed"),
+    contrastive_search: ("penalty_alpha",),
+    dola: ("dola_layers", "do_sample", "seed"),
+    assisted_search: (
+        "assistant_model", "prompt_lookup_num_tokens", "num_assistant_tokens", "do_sample", "seed",
+    ),
+}  # fmt: skip
+
+
+def _strategy(*, do_sample: bool, seed: int | None, num_return_sequences: int, **given) -> Callable:
+    """The strategy that the arguments of `generate` ask for; a ValueError where they clash."""
+    if not isinstance(do_sample, bool):
+        raise ValueError(f"do_sample={do_sample!r}: it must be True or False")
+    whole = isinstance(seed, int) and not isinstance(seed, bool)
+    if seed is not None and not (whole and 0 <= seed < 2**64):
+        raise ValueError(f"seed={seed!r}: it must be a whole number from 0 to 2**64 − 1, or None")
+    check_count("num_return_sequences", num_return_sequences)
+    check_beams(
+        **{name: given[name] for name in (*_BEAM_ARGUMENTS, "max_new_tokens")},
+        do_sample=do_sample,
+        num_return_sequences=1 if given["num_beams"] == 1 else num_return_sequences,
+    )
+    asked = {"num_beams": beam_search} if given["num_beams"] > 1 else {}
+    for name, strategy in (
+        ("penalty_alpha", contrastive_search),
+        ("dola_layers", dola),
+        ("assistant_model", assisted_search),
+        ("prompt_lookup_num_tokens", assisted_search),
+    ):
+        if given[name] is not None:
+            asked[name] = strategy
+    if len(asked) > 1:
+        raise ValueError(f"{' and '.join(asked)} ask for different strategies: pass only one")
+    strategy = next(iter(asked.values()), sample if do_sample else greedy_search)
+    if strategy is contrastive_search and do_sample:
+        raise ValueError("penalty_alpha with do_sample=True: contrastive search does not draw")
+    one_answer = strategy is assisted_search or not (do_sample or strategy is beam_search)
+    if num_return_sequences > 1 and one_answer:
+        raise ValueError(
+            f"num_return_sequences={num_return_sequences} with "
+            f"{strategy.__name__.replace('_', ' ')}, which has only one answer: pass "
+            f"do_sample=True, or num_beams={num_return_sequences} or more"
+        )
+    return strategy
+
+
+def _stop(stop_strings: str | list[str] | None, tokenizer) -> Callable | None:
+    """From input_ids (rows, tokens) to a bool tensor (rows,): whose text has a stop string."""
+    if stop_strings is None:
+        return None
+    strings = [stop_strings] if isinstance(stop_strings, str) else stop_strings
+    if not isinstance(strings, (list, tuple)) or not all(isinstance(s, str) and s for s in strings):
+        raise ValueError(
+            f"stop_strings={stop_strings!r:.200}: it must be a string or a list of strings, none "
+            "of them empty"
+        )
+    from transformers import StopStringCriteria
+
+    criteria = StopStringCriteria(tokenizer=tokenizer, stop_strings=list(strings))
+    return lambda input_ids: criteria(input_ids, None)
 
 
 def trace_of(
@@ -83,10 +210,11 @@ def trace_of(
     """The record that `generate` makes, from the output of transformers' own `generate`.
 
     output: of `model.generate(…, return_dict_in_generate=True, output_scores=True,
-        output_logits=True)`, with greedy search or sampling.
+        output_logits=True)`, with greedy search, sampling or beams. Of a beam search it tells the
+        returned sequences, but not the candidates that lost: `Trace.beams` stays None.
     prompt: the text, or list of texts, that was continued.
     eos_token_id: what ended a text; the tokenizer's own unless given. Needed for a batch whose
-        model has several (`model.generation_config.eos_token_id`).
+        model has several (`model.generation_config.eos_token_id`); not needed after beams.
     Raises ValueError where `output` lacks one of the three.
     """
     for name in ("sequences", "scores", "logits"):
@@ -95,22 +223,38 @@ def trace_of(
                 f"output has no {name}: call model.generate with return_dict_in_generate=True, "
                 "output_scores=True, output_logits=True"
             )
-    sequences = output.sequences.cpu()
-    num_prompt_tokens = sequences.shape[1] - len(output.logits)
+    sequences, beam_rows = output.sequences.cpu(), getattr(output, "beam_indices", None)
+    new = len(output.logits) if beam_rows is None else beam_rows.shape[1]
+    new_tokens = sequences[:, sequences.shape[1] - new :]
+    if beam_rows is None:
+        eos = tokenizer.eos_token_id if eos_token_id is None else eos_token_id
+        lengths = lengths_of(new_tokens, as_list(eos))
+        beam_rows = torch.arange(len(sequences))[:, None].expand(-1, new)
+    else:
+        # For each token the row of the beam that it continued; −1 behind the end.
+        beam_rows = beam_rows.cpu()
+        lengths = (beam_rows >= 0).sum(-1).tolist()
     recorder = Recorder(top_logprobs)
-    for t, (logits, scores) in enumerate(zip(output.logits, output.scores, strict=True)):
-        recorder.record(logits, scores, output.sequences[:, num_prompt_tokens + t])
-    eos = tokenizer.eos_token_id if eos_token_id is None else eos_token_id
-    lengths = lengths_of(sequences[:, num_prompt_tokens:], as_list(eos))
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    steps = recorder.steps(lengths)
-    return _with_text(Trace(prompts, [], sequences, num_prompt_tokens, steps), tokenizer)
+    for t in range(new):
+        rows, tokens = beam_rows[:, t].clamp(min=0), new_tokens[:, t].clamp(min=0)
+        recorder.record(output.logits[t], output.scores[t], tokens, rows)
+    scores = getattr(output, "sequences_scores", None)
+    run = Trace(
+        [prompt] if isinstance(prompt, str) else list(prompt),
+        [],
+        sequences,
+        sequences.shape[1] - new,
+        recorder.steps(lengths),
+        sequences_scores=None if scores is None else scores.tolist(),
+    )
+    return _with_text(run, tokenizer)
 
 
 def _with_text(run: Trace, tokenizer) -> Trace:
     """Fill in what needs a tokenizer."""
-    run.texts = tokenizer.batch_decode(run.sequences, skip_special_tokens=True)
-    mentioned = {c.token_id for steps in run.steps for step in steps for c in step.candidates}
-    ids = sorted(mentioned)
+    # Beam search fills up with −1 where a model has no eos token: that is no token.
+    rows = [[i for i in row if i >= 0] for row in run.sequences.tolist()]
+    run.texts = tokenizer.batch_decode(rows, skip_special_tokens=True)
+    ids = sorted(run.mentioned())
     run.labels = dict(zip(ids, token_labels(tokenizer, ids), strict=True))
     return run

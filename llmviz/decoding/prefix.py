@@ -28,10 +28,19 @@ class Prefix:
         state_space = "cache_params" in self.accepts
         self.cache_name = "cache_params" if state_space else "past_key_values"
 
-    @torch.no_grad()
     def next_logits(self) -> Tensor:
         """The logits of the next token, float32, shape (rows, vocabulary)."""
-        inputs = {"use_cache": True, self.cache_name: self.cache, "logits_to_keep": 1}
+        return self.read().logits[:, -1].float()
+
+    @torch.no_grad()
+    def read(self, logits_to_keep: int = 1, **wanted):
+        """Show the model what it has not read yet, and return its output.
+
+        logits_to_keep: how many positions' logits are needed, from the end; a model that does
+            not know the argument gives all of them.
+        wanted: such as output_hidden_states=True.
+        """
+        inputs = {"use_cache": True, self.cache_name: self.cache, "logits_to_keep": logits_to_keep}
         # Padding does not count as a position; it gets number 0, which the mask hides.
         positions = (self.attention_mask.cumsum(-1) - 1).clamp(min=0)
         inputs["position_ids"] = positions[:, -self.unread :]
@@ -39,10 +48,11 @@ class Prefix:
         # A state-space model needs no mask once the padding is behind it.
         if self.padded and not (self.cache_name == "cache_params" and self.cache is not None):
             inputs["attention_mask"] = self.attention_mask
-        output = self.model(self.input_ids[:, -self.unread :], **inputs)
-        self.cache = output[self.cache_name]
-        self.unread = 0
-        return output.logits[:, -1].float()
+        output = self.model(self.input_ids[:, -self.unread :], **inputs, **wanted)
+        self.cache = output.get(self.cache_name)
+        # A model without a cache reads the whole text again for every token.
+        self.unread = 0 if self.cache is not None else self.input_ids.shape[1]
+        return output
 
     def append(self, tokens: LongTensor) -> None:
         """Put one token, shape (rows,), behind each row."""
@@ -50,6 +60,30 @@ class Prefix:
         self.input_ids = torch.cat([self.input_ids, tokens], dim=-1)
         self.attention_mask = torch.cat([self.attention_mask, torch.ones_like(tokens)], dim=-1)
         self.unread += 1
+
+    def crop(self, tokens: int) -> None:
+        """Take back the last tokens, `tokens` of them, and what the cache remembers of them."""
+        length = self.input_ids.shape[1] - tokens
+        self.input_ids = self.input_ids[:, :length]
+        self.attention_mask = self.attention_mask[:, :length]
+        if self.cache is None:
+            self.unread = length
+        else:
+            # Even 0 has an effect: layers with a sliding window let go of what has left it.
+            self.cache.crop(-max(tokens - self.unread, 0))
+            self.unread = max(self.unread - tokens, 0)
+
+    def reorder(self, rows: LongTensor) -> None:
+        """Go on with these rows, shape (rows,): a row may be named twice, or not at all."""
+        rows = rows.to(self.input_ids.device)
+        self.input_ids = self.input_ids[rows]
+        self.attention_mask = self.attention_mask[rows]
+        if self.cache is None:
+            return
+        if hasattr(self.model, "_reorder_cache"):
+            self.cache = self.model._reorder_cache(self.cache, rows)
+        else:
+            self.cache.reorder_cache(rows)
 
 
 def lengths_of(new_tokens: LongTensor, eos_token_ids: list[int]) -> list[int]:
@@ -89,13 +123,25 @@ def check_model(model) -> None:
     )
 
 
-def check_length(model, prompt_tokens: int, max_new_tokens: int) -> None:
+def check_length(
+    model,
+    prompt_tokens: int,
+    max_new_tokens: int,
+    reads_last: bool = False,
+    name: str = "the model",
+) -> None:
+    """Raise ValueError where prompt and new tokens would not fit into the model's context.
+
+    The last new token is read by the model only in a strategy that looks ahead (`reads_last`).
+    """
     check_count("max_new_tokens", max_new_tokens)
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    # The last new token is never read by the model.
-    if context is not None and prompt_tokens + max_new_tokens - 1 > context:
+    if context is None:
+        return
+    most = context - prompt_tokens + (not reads_last)
+    if max_new_tokens > most:
         raise ValueError(
             f"the prompt's {prompt_tokens} tokens and max_new_tokens={max_new_tokens} do not fit "
-            f"into the model's context of {context} tokens: shorten the prompt, or generate at "
-            f"most {max(context - prompt_tokens + 1, 0)} tokens"
+            f"into {name}'s context of {context} tokens: shorten the prompt, or generate at "
+            f"most {max(most, 0)} tokens"
         )

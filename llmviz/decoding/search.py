@@ -1,4 +1,4 @@
-"""Greedy search and sampling: one loop, two ways to choose."""
+"""Greedy search and sampling, and what the loops of all strategies share."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import torch
 from torch import LongTensor, Tensor
+from torch.nn import functional
 
 from .. import processors
 from ..trace import Recorder, Trace
-from .prefix import Prefix, check_count, eos_token_ids, lengths_of, pad_token_id
+from .prefix import Prefix, check_count, eos_token_ids, pad_token_id
 
 
 def greedy_search(
@@ -19,21 +20,21 @@ def greedy_search(
     *,
     max_new_tokens: int = 40,
     top_logprobs: int = 20,
+    stop: Callable[[LongTensor], Tensor] | None = None,
     **settings,
 ) -> Trace:
     """Take the token with the highest score, again and again.
 
-    `input_ids` and `attention_mask` have the shape (rows, tokens), padded on the left; `settings`
-    go to `processors.process`.
+    `input_ids` and `attention_mask` have the shape (rows, tokens), padded on the left; `stop`
+    takes the text so far, of that shape, and says which rows are to end; `settings` go to
+    `processors.process`.
     """
-
-    def likeliest(scores: Tensor) -> LongTensor:
-        return scores.argmax(-1)
-
-    settings = {**settings, "do_sample": False}
-    return _search(
-        model, input_ids, attention_mask, likeliest, max_new_tokens, top_logprobs, settings
-    )
+    run = Generation(model, input_ids, attention_mask, max_new_tokens, top_logprobs, stop, settings)
+    while run.goes_on:
+        logits = run.prefix.next_logits()
+        scores = run.process(logits)
+        run.append(scores.argmax(-1), logits, scores)
+    return run.trace()
 
 
 def sample(
@@ -44,51 +45,123 @@ def sample(
     max_new_tokens: int = 40,
     seed: int | None = None,
     top_logprobs: int = 20,
+    stop: Callable[[LongTensor], Tensor] | None = None,
     **settings,
 ) -> Trace:
     """Draw each token from the distribution that the processors leave.
 
-    `input_ids` and `attention_mask` have the shape (rows, tokens), padded on the left; `settings`
-    go to `processors.process`. Draws are made on the CPU, so that a seed means the same on every
-    device; without one they come from torch's global generator.
+    `input_ids`, `attention_mask`, `stop` and `settings` as in `greedy_search`. Draws are made on
+    the CPU, so that a seed means the same on every device; without one they come from torch's
+    global generator.
     """
-    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
+    run = Generation(
+        model,
+        input_ids,
+        attention_mask,
+        max_new_tokens,
+        top_logprobs,
+        stop,
+        settings,
+        do_sample=True,
+    )
+    while run.goes_on:
+        logits = run.prefix.next_logits()
+        scores = run.process(logits)
+        run.append(draw(scores.softmax(-1), generator), logits, scores)
+    return run.trace(seed=seed)
 
-    def draw(scores: Tensor) -> LongTensor:
-        probabilities = scores.softmax(-1).cpu()
-        return torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
 
-    settings = {**settings, "do_sample": True}
-    run = _search(model, input_ids, attention_mask, draw, max_new_tokens, top_logprobs, settings)
-    run.settings["seed"] = seed
-    return run
+def seeded(seed: int | None) -> torch.Generator | None:
+    return None if seed is None else torch.Generator().manual_seed(seed)
 
 
-def _search(
-    model,
-    input_ids: LongTensor,
-    attention_mask: LongTensor | None,
-    choose: Callable[[Tensor], LongTensor],
-    max_new_tokens: int,
-    top_logprobs: int,
-    settings: dict,
-) -> Trace:
-    check_count("max_new_tokens", max_new_tokens)
-    prefix = Prefix(model, input_ids, attention_mask)
-    recorder = Recorder(top_logprobs)
-    eos, pad = torch.tensor(eos_token_ids(model)), pad_token_id(model)
-    unfinished = torch.ones(len(input_ids), dtype=torch.bool)
-    for _ in range(max_new_tokens):
-        logits = prefix.next_logits()
-        scores = processors.process(logits, prefix.input_ids, **settings)
-        tokens = choose(scores)
-        recorder.record(logits, scores, tokens)
-        tokens = torch.where(unfinished, tokens.cpu(), pad)
-        prefix.append(tokens)
-        unfinished &= ~torch.isin(tokens, eos)
-        if not unfinished.any():
-            break
-    sequences = prefix.input_ids.cpu()
-    start = input_ids.shape[1]
-    steps = recorder.steps(lengths_of(sequences[:, start:], eos.tolist()))
-    return Trace([], [], sequences, start, steps, settings=settings)
+def draw(probabilities: Tensor, generator: torch.Generator | None) -> LongTensor:
+    """One token a row, shape (rows,), drawn on the CPU."""
+    return torch.multinomial(probabilities.cpu(), 1, generator=generator).squeeze(1)
+
+
+class Generation:
+    """A generation under way: the text so far, which rows go on, and the record.
+
+    The strategies differ in how they choose a token. What they share is here: a row ends with its
+    first eos token, or where `stop` says so, and is filled with the pad token from there on.
+    """
+
+    def __init__(
+        self,
+        model,
+        input_ids: LongTensor,
+        attention_mask: LongTensor | None,
+        max_new_tokens: int,
+        top_logprobs: int,
+        stop: Callable[[LongTensor], Tensor] | None,
+        settings: dict,
+        do_sample: bool = False,
+    ):
+        processors.check(vocab_size=model.config.get_text_config().vocab_size, **settings)
+        self.settings = settings | {"do_sample": do_sample}
+        check_count("max_new_tokens", max_new_tokens)
+        self.prefix = Prefix(model, input_ids, attention_mask)
+        self.prompt_mask = self.prefix.attention_mask
+        self.num_prompt_tokens = input_ids.shape[1]
+        self.max_new_tokens = max_new_tokens
+        self.recorder = Recorder(top_logprobs)
+        self.eos, self.pad, self.stop = eos_token_ids(model), pad_token_id(model), stop
+        self.unfinished = torch.ones(len(input_ids), dtype=torch.bool)
+        self.lengths = torch.zeros(len(input_ids), dtype=torch.long)
+
+    @property
+    def goes_on(self) -> bool:
+        return self.left > 0 and bool(self.unfinished.any())
+
+    @property
+    def left(self) -> int:
+        """How many tokens may still come."""
+        return self.max_new_tokens - int(self.lengths.max())
+
+    def process(self, logits: Tensor, input_ids: LongTensor | None = None) -> Tensor:
+        """What the processors make of `logits`, shape (rows, vocabulary), that come behind
+        `input_ids`: the text so far, unless given."""
+        input_ids = self.prefix.input_ids if input_ids is None else input_ids
+        num_new_tokens = input_ids.shape[1] - self.num_prompt_tokens
+        mask = functional.pad(self.prompt_mask, (0, num_new_tokens), value=1)
+        return processors.process(
+            logits,
+            input_ids.to(logits.device),
+            attention_mask=mask.to(logits.device),
+            prompt_length=self.num_prompt_tokens,
+            eos_token_ids=self.eos,
+            **self.settings,
+        )
+
+    def append(self, tokens: LongTensor, logits: Tensor, scores: Tensor) -> None:
+        """Put a token, shape (rows,), behind each row, and record what it was chosen from."""
+        self.recorder.record(logits, scores, tokens)
+        tokens = self.padded(tokens)
+        self.prefix.append(tokens)
+        self.judge(tokens)
+
+    def padded(self, tokens: LongTensor) -> LongTensor:
+        """`tokens`, shape (rows, …), with the pad token in the rows that have ended."""
+        tokens = tokens.cpu()
+        if not self.eos:  # then generate does not pad: rows that `stop` ended run on
+            return tokens
+        ended = ~self.unfinished.view(-1, *[1] * (tokens.ndim - 1))
+        return tokens.masked_fill(ended, self.pad)
+
+    def judge(self, tokens: LongTensor, input_ids: LongTensor | None = None) -> None:
+        """See which rows end with these tokens, shape (rows,), the last ones of `input_ids`: of
+        the text so far, unless given."""
+        self.lengths += self.unfinished
+        self.unfinished &= ~torch.isin(tokens, torch.tensor(self.eos, dtype=torch.long))
+        if self.stop is not None:
+            input_ids = self.prefix.input_ids if input_ids is None else input_ids
+            self.unfinished &= ~self.stop(input_ids).cpu()
+
+    def trace(self, **settings) -> Trace:
+        steps = self.recorder.steps(self.lengths.tolist())
+        settings = self.settings | settings
+        return Trace(
+            [], [], self.prefix.input_ids.cpu(), self.num_prompt_tokens, steps, settings=settings
+        )

@@ -1,0 +1,87 @@
+"""Contrastive search: a likely token whose meaning the text does not hold yet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import LongTensor, Tensor
+from torch.nn.functional import normalize
+
+from ..trace import Trace
+from .prefix import check_count, check_length
+from .search import Generation
+
+
+def contrastive_search(
+    model,
+    input_ids: LongTensor,
+    attention_mask: LongTensor | None = None,
+    *,
+    penalty_alpha: float = 0.6,
+    top_k: int = 4,
+    max_new_tokens: int = 40,
+    top_logprobs: int = 20,
+    stop: Callable[[LongTensor], Tensor] | None = None,
+    **settings,
+) -> Trace:
+    """Of the `top_k` likeliest tokens, take the one with the highest
+    (1 − α) · probability − α · degeneration penalty, with α = `penalty_alpha`.
+
+    The penalty is the highest cosine similarity of the candidate's last hidden state with those
+    of the text so far, so each candidate is shown to the model before one is chosen: all of them
+    at once, as `top_k` rows, which makes a step one pass. α = 0 and `top_k` = 1 are greedy search.
+    A token that a processor ruled out is no candidate. The trace's scores are the contrastive
+    ones, −inf for all tokens but the candidates; nothing is drawn from their softmax.
+
+    `input_ids`, `attention_mask`, `stop` and `settings` as in `greedy_search`.
+    Su et al., 2022, "A Contrastive Framework for Neural Text Generation"; the processors work on
+    the logits before the candidates are picked, as in transformers, which had it until version 4.
+    Raises ValueError for α outside [0, 1] and for `top_k` below 1.
+    """
+    number = isinstance(penalty_alpha, (int, float)) and not isinstance(penalty_alpha, bool)
+    if not number or not 0 <= penalty_alpha <= 1:
+        raise ValueError(f"penalty_alpha={penalty_alpha!r}: it must be a number from 0 to 1")
+    check_count("top_k", top_k)
+    run = Generation(model, input_ids, attention_mask, max_new_tokens, top_logprobs, stop, settings)
+    check_length(model, int(run.prompt_mask.sum(-1).max()), max_new_tokens, reads_last=True)
+    text = run.prefix
+    rows = torch.arange(len(input_ids))
+    output = text.read(output_hidden_states=True)
+    logits, context = output.logits[:, -1].float(), output.hidden_states[-1]
+    while run.goes_on:
+        scores = run.process(logits)
+        highest, candidates = scores.topk(min(top_k, scores.shape[-1]))
+        k, mask = candidates.shape[-1], text.attention_mask
+        # The look-ahead: every row k times, each with another candidate behind it.
+        text.reorder(rows.repeat_interleave(k))
+        text.append(run.padded(candidates).flatten())
+        output = text.read(output_hidden_states=True)
+        hidden = output.hidden_states[-1][:, -1].unflatten(0, (-1, k))
+        penalty = degeneration_penalty(hidden, context, mask).to(scores.device)
+        probabilities = scores.softmax(-1).gather(-1, candidates)
+        contrast = (1 - penalty_alpha) * probabilities - penalty_alpha * penalty
+        contrast = contrast.masked_fill(highest == -math.inf, -math.inf)
+        best = contrast.argmax(-1).cpu()
+        # Of each row's k copies the best goes on, with what the cache and the output hold of it.
+        text.reorder(rows * k + best)
+        tokens = candidates.cpu()[rows, best]
+        contrast = torch.full_like(scores, -math.inf).scatter(-1, candidates, contrast)
+        run.recorder.record(logits, contrast, tokens)
+        run.judge(run.padded(tokens))
+        logits = output.logits[rows * k + best, -1].float()
+        context = torch.cat([context, hidden[rows, best, None]], dim=1)
+    return run.trace(penalty_alpha=penalty_alpha, top_k=top_k)
+
+
+def degeneration_penalty(hidden: Tensor, context: Tensor, mask: Tensor) -> Tensor:
+    """How much each candidate repeats: its highest cosine similarity with a token of the text.
+
+    hidden: the candidates' hidden states, shape (rows, candidates, width).
+    context: those of the text, shape (rows, tokens, width); it counts where `mask`, shape
+        (rows, tokens), is not 0.
+    Returns shape (rows, candidates), from −1 to 1.
+    """
+    similarity = normalize(hidden.float(), dim=-1) @ normalize(context.float(), dim=-1).mT
+    return similarity.masked_fill(mask[:, None] == 0, -math.inf).amax(-1)
