@@ -1,4 +1,5 @@
-"""What a trace costs: 100 greedy steps with the 20 likeliest tokens of each, several ways.
+"""What a trace costs: 100 greedy steps with the 20 likeliest tokens of each, several ways; and
+100 sampled steps, traced, against a `generate` that keeps nothing.
 
 Prints ratios of one run, since machines differ and are noisy: the ways take turns, and the median
 of each counts. `python benchmarks/tracing.py [--steps 100] [--rounds 7] [--device cpu]`
@@ -48,6 +49,35 @@ def encode_again(model, tokenizer, steps):
     return ids
 
 
+SAMPLED = {"do_sample": True, "temperature": 0.8, "top_k": 50, "top_p": 0.95}
+
+
+def sampled(model, tokenizer, steps):
+    return lv.generate(model, tokenizer, PROMPT, max_new_tokens=steps, seed=0, **SAMPLED).sequences
+
+
+def generate_sampled(model, tokenizer, steps):
+    torch.manual_seed(0)
+    inputs = tokenizer(PROMPT, return_tensors="pt").to(model.device)
+    return model.generate(**inputs, max_new_tokens=steps, min_new_tokens=steps, **SAMPLED)
+
+
+def compare(model, tokenizer, ours, theirs, options) -> None:
+    ways = [ours, *theirs]
+    if str(model.device) == "cpu" or ours is traced:  # on a GPU, generate draws there
+        texts = [way(model, tokenizer, 8).tolist() for way in ways]  # this warms up, too
+        assert all(text == texts[0] for text in texts), "the ways disagree"
+    seconds = {way: [] for way in ways}
+    for _ in range(options.rounds):
+        for way in ways:
+            start = time.perf_counter()
+            way(model, tokenizer, options.steps)
+            seconds[way].append(time.perf_counter() - start)
+    median = {way: statistics.median(times) for way, times in seconds.items()}
+    for way in theirs:
+        print(f"{ours.__name__} / {way.__name__:20} {median[ours] / median[way]:5.2f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=100)
@@ -57,18 +87,8 @@ def main() -> None:
     model, tokenizer = lv.load(device=options.device)
     # The text must be as long for every way, so nothing may end it.
     model.generation_config.eos_token_id = None
-    ways = {f.__name__: f for f in (traced, generate_then_topk, encode_again)}
-    texts = {name: way(model, tokenizer, 8).tolist() for name, way in ways.items()}  # warm up
-    assert len({str(text) for text in texts.values()}) == 1, "the ways disagree"
-    seconds = {name: [] for name in ways}
-    for _ in range(options.rounds):
-        for name, way in ways.items():
-            start = time.perf_counter()
-            way(model, tokenizer, options.steps)
-            seconds[name].append(time.perf_counter() - start)
-    median = {name: statistics.median(times) for name, times in seconds.items()}
-    for name, value in median.items():
-        print(f"traced / {name:20} {median['traced'] / value:5.2f}")
+    for ours, *theirs in (traced, generate_then_topk, encode_again), (sampled, generate_sampled):
+        compare(model, tokenizer, ours, theirs, options)
     run = lv.generate(model, tokenizer, PROMPT, max_new_tokens=options.steps)
     kept = len(run.to_json())
     scores = options.steps * model.config.vocab_size * 4
