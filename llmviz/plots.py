@@ -259,16 +259,15 @@ def plot_beam_tree(run: Trace, *, prompt: int = 0, max_steps: int | None = None,
     ax = _axes(ax, width=2.0 + 1.55 * len(steps), height=0.8 + 0.42 * widest)
     best = run.beam_paths[prompt * len(run.beam_paths) // len(run.beams)]
     ax.text(-0.12, 0, "start", ha="right", va="center", color=MUTED, fontsize=9)
-    parents = {0: (0.0, 0.0)}  # running hypothesis → the end of its node's label
-    winner = 0  # the running hypothesis on the best path, while that path lasts
+    start, parents = (0.0, 0.0), {}  # running hypothesis → the end of its node's label
     lines, nodes = {"best": [], "alive": [], "dead": []}, {}
     for x, step in enumerate(steps, start=1):
-        next_parents, next_winner = {}, None
+        next_parents = {}
         for y, c in enumerate(step.candidates):
-            on_path = c.beam == winner and x <= len(best) and best[x - 1] == y
+            on_path = x <= len(best) and best[x - 1] == y
             alive = c.fate in ("running", "finished")
             kind = "best" if on_path else "alive" if alive else "dead"
-            lines[kind].append([parents[c.beam], (x - 0.08, y)])
+            lines[kind].append([parents.get(c.beam, start), (x - 0.08, y)])
             nodes.setdefault((c.fate, on_path), []).append((x, y))
             if alive or len(steps) <= 12:  # a long search would drown in the labels of the pruned
                 score = c.sum_score if c.final_score is None else c.final_score
@@ -277,8 +276,7 @@ def plot_beam_tree(run: Trace, *, prompt: int = 0, max_steps: int | None = None,
                 ax.text(x + 0.09, y, label, va="center", parse_math=False, **style)
             if c.next_beam is not None:
                 next_parents[c.next_beam] = (x + 0.55, y)
-                next_winner = c.next_beam if on_path else next_winner
-        parents, winner = next_parents, next_winner
+        parents = next_parents
     looks = {"dead": (FAINT, 0.8), "alive": (BLUE, 1.1), "best": (ORANGE, 2.8)}
     for z, (kind, (colour, width)) in enumerate(looks.items()):
         ax.add_collection(LineCollection(lines[kind], colors=colour, linewidths=width, zorder=z))
