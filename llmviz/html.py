@@ -87,7 +87,10 @@ def side_by_side(runs: dict[str, Trace]) -> View:
             f'<td style="{_CELL}">{"".join(cells)}</td>'
             f'<td style="{_CELL}">{total:.2f}</td></tr>'
         )
-        where = "" if i == 0 else f" (differs from token {same + 1} on)"
+        where = ""
+        if i:
+            alike = same == len(ids) == len(first)
+            where = " (the same)" if alike else f" (differs from token {same + 1} on)"
         lines.append(f"{name}: {''.join(run.tokens[0])}  log-probability {total:.2f}{where}")
     header = "".join(
         f'<th style="text-align:left;color:#6b7280">{h}</th>'

@@ -156,7 +156,7 @@ def plot_steps(run: Trace, *, sequence: int = 0, top_k: int = 5, ax=None) -> Axe
             size = 9.5 if len(label) <= 9 else 8
             style = {"ha": "center", "va": "center", "color": ink, "zorder": 4}
             ax.text(x, y - 0.12, label, fontsize=size, parse_math=False, **style)
-            ax.text(x, y + 0.24, f"{p:.0%}" if p >= 0.01 else "<1%", fontsize=7.5, **style)
+            ax.text(x, y + 0.24, f"{p:.1%}" if p >= 0.001 else "<0.1%", fontsize=7.5, **style)
     ax.set_xlim(-0.6, len(steps) - 0.4)
     ax.set_ylim(rows - 0.5, -0.55)
     ax.set_xticks(range(len(steps)), [str(t) for t in range(1, len(steps) + 1)])
@@ -240,7 +240,7 @@ def plot_rank_curve(
     ax.set_ylabel("probability")
     ax.set_ylim(bottom=1e-8)
     if ax.get_legend_handles_labels()[0]:
-        ax.legend(frameon=False, loc="lower left")
+        ax.legend(frameon=False, loc="upper right")
     return ax
 
 
@@ -256,10 +256,12 @@ def plot_beam_tree(run: Trace, *, prompt: int = 0, max_steps: int | None = None,
         raise ValueError("run has no beams: make it with lv.generate(…, num_beams=2 or more)")
     steps = run.beams[prompt][:max_steps]
     widest = max(len(step.candidates) for step in steps)
-    ax = _axes(ax, width=2.0 + 1.55 * len(steps), height=0.8 + 0.42 * widest)
+    height = 0.8 + 0.42 * widest
+    ax = _axes(ax, width=2.0 + 1.55 * len(steps), height=height)
     best = run.beam_paths[prompt * len(run.beam_paths) // len(run.beams)]
     ax.text(-0.12, 0, "start", ha="right", va="center", color=MUTED, fontsize=9)
-    start, parents = (0.0, 0.0), {}  # running hypothesis → the end of its node's label
+    root = (0.0, 0.0)
+    parents = {}  # running hypothesis → the end of its node's label
     lines, nodes = {"best": [], "alive": [], "dead": []}, {}
     for x, step in enumerate(steps, start=1):
         next_parents = {}
@@ -267,7 +269,7 @@ def plot_beam_tree(run: Trace, *, prompt: int = 0, max_steps: int | None = None,
             on_path = x <= len(best) and best[x - 1] == y
             alive = c.fate in ("running", "finished")
             kind = "best" if on_path else "alive" if alive else "dead"
-            lines[kind].append([parents.get(c.beam, start), (x - 0.08, y)])
+            lines[kind].append([parents.get(c.beam, root), (x - 0.08, y)])
             nodes.setdefault((c.fate, on_path), []).append((x, y))
             if alive or len(steps) <= 12:  # a long search would drown in the labels of the pruned
                 score = c.sum_score if c.final_score is None else c.final_score
@@ -292,8 +294,7 @@ def plot_beam_tree(run: Trace, *, prompt: int = 0, max_steps: int | None = None,
         )
     ax.set_xlim(-0.7, len(steps) + 0.75)
     ax.set_ylim(widest - 0.4, -0.6)
-    ax.set_xticks(range(1, len(steps) + 1))
-    ax.set_xlabel("step")
+    ax.set_xticks(range(1, len(steps) + 1), [f"step {t}" for t in range(1, len(steps) + 1)])
     ax.yaxis.set_visible(False)
     for spine in ax.spines.values():
         spine.set_visible(False)
@@ -304,7 +305,7 @@ def plot_beam_tree(run: Trace, *, prompt: int = 0, max_steps: int | None = None,
     ax.legend(
         handles,
         ["goes on", "pruned", "finished", "discarded"],
-        frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(0, 1), fontsize=9,
+        frameon=False, ncols=4, loc="upper left", bbox_to_anchor=(0, -0.3 / height), fontsize=9,
     )  # fmt: skip
     return ax
 

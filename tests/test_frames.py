@@ -85,6 +85,12 @@ def test_a_table_is_a_data_frame_and_prints_short():
     assert table.probability[0] == 0.123456
 
 
+def test_a_long_table_is_printed_in_part():
+    html = Table({"n": range(100)})._repr_html_()
+    assert html.count("<tr>") == 62 and "100 rows" in html
+    assert ">29<" in html and ">30<" not in html and ">99<" in html
+
+
 def test_hostile_tokens_are_escaped():
     html = Table({"<b>": ["</script><img src=x onerror=alert(1)>", "$_$"]})._repr_html_()
     assert "<img" not in html and "<b>" not in html

@@ -90,6 +90,71 @@ def test_plot_surprisal_refuses_more_values_than_labels():
         lv.plot_surprisal({"a": [1.0, 2.0]}, ["x"])
 
 
+@pytest.fixture(scope="module")
+def beams():
+    model, tokenizer = tiny.model("llama"), tiny.tokenizer()
+    return lv.generate(model, tokenizer, "hello", max_new_tokens=4, num_beams=3)
+
+
+def test_the_beam_tree_has_a_node_a_candidate_and_one_winning_path(beams):
+    ax = lv.plot_beam_tree(beams)
+    nodes = {tuple(place) for c in ax.collections for place in c.get_offsets().tolist()}
+    candidates = [c for step in beams.beams[0] for c in step.candidates]
+    placed = {(x, y) for x, y in nodes if (x, y) != (0.0, 0.0)}
+    assert len(placed) == len(candidates)
+    edges, thick = [], []
+    for lines in ax.collections:
+        if hasattr(lines, "get_segments") and lines.get_segments():
+            edges += lines.get_segments()
+            thick += lines.get_segments() if lines.get_linewidths()[0] > 2 else []
+    assert len(edges) == len(candidates)
+    ends = {(round(x + 0.08), round(y)) for _, (x, y) in thick}
+    assert ends == set(enumerate(beams.beam_paths[0], start=1))
+    labels = [t.get_text() for t in ax.texts]
+    finished = next(c for c in candidates if c.final_score is not None)
+    assert any(label.endswith(f"\n{finished.final_score:.2f}") for label in labels)
+
+
+def test_the_beam_tree_of_groups_of_beams_and_of_a_second_prompt():
+    model, tokenizer = tiny.model("llama"), tiny.tokenizer()
+    run = lv.generate(
+        model, tokenizer, ["hello", "abc"], max_new_tokens=4, num_beams=4, num_beam_groups=2,
+        diversity_penalty=1.0,
+    )  # fmt: skip
+    ax = lv.plot_beam_tree(run, prompt=1)
+    assert sum(len(c.get_offsets()) for c in ax.collections) >= len(run.beams[1]) * 4
+
+
+def test_the_beam_tree_refuses_a_trace_without_beams():
+    run = lv.generate(tiny.model("gpt2"), tiny.tokenizer(), "hello", max_new_tokens=2)
+    with pytest.raises(ValueError, match="num_beams"):
+        lv.plot_beam_tree(run)
+
+
+def test_plot_sampler_shows_cut_tokens_and_each_side_adds_up_to_one():
+    run = lv.generate(
+        tiny.model("llama"), tiny.tokenizer(), "hello", max_new_tokens=2, do_sample=True, top_k=3,
+        seed=0,
+    )  # fmt: skip
+    ax = lv.plot_sampler(run, step=2, top_k=6)
+    before, after = ([bar.get_width() for bar in group] for group in ax.containers)
+    assert sum(before) == pytest.approx(1) and sum(after) == pytest.approx(1)
+    assert after[3:6] == [0, 0, 0] and min(before[:6]) > 0
+    assert [t.get_text() for t in ax.texts].count(" cut") == 3
+    with pytest.raises(ValueError, match="steps 1 to 2"):
+        lv.plot_sampler(run, step=3)
+
+
+def test_plot_rank_curve_draws_each_cut_off_where_it_cuts():
+    probabilities = torch.tensor([0.4, 0.05, 0.3, 0.15, 0.1])
+    ax = lv.plot_rank_curve(probabilities.log(), top_k=2, top_p=0.8, min_p=0.2, typical_p=0.5)
+    assert ax.lines[0].get_ydata().tolist() == pytest.approx([0.4, 0.3, 0.15, 0.1, 0.05])
+    labels = [t.get_text() for t in ax.get_legend().get_texts()]
+    assert labels[:3] == ["top_k = 2 keeps 2", "top_p = 0.8 keeps 3", "min_p = 0.2 keeps 4"]
+    assert [line.get_xdata()[0] for line in ax.lines[1:4]] == [2.5, 3.5, 4.5]
+    assert len(lv.plot_rank_curve(probabilities.log()).lines) == 1
+
+
 def test_show_stores_a_picture_and_its_description(monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", lambda *a, **k: shown.append((a, k)))

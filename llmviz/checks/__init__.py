@@ -60,7 +60,7 @@ def _same(found, wanted) -> bool:
         return alike and all(map(_same, found, wanted))
     if isinstance(wanted, (torch.Tensor, float)):
         try:
-            found, wanted = torch.as_tensor(found), torch.as_tensor(wanted)
+            found, wanted = (torch.as_tensor(x).detach().cpu() for x in (found, wanted))
         except (TypeError, ValueError, RuntimeError):
             return False
         alike = found.shape == wanted.shape
