@@ -12,10 +12,11 @@ from .trace import Step, Trace
 
 # Colours stand in the HTML in plain values: a sanitiser removes variables and functions of CSS.
 _STRIP = (
-    "font-family:monospace;font-size:14px;line-height:2.1;color:#222222;background:#ffffff;"
+    "font-family:monospace;font-size:14px;line-height:1.9;color:#222222;background:#ffffff;"
     "padding:6px 8px;max-width:900px"
 )
-_TOKEN = "padding:2px 1px 1px;margin-right:1px;border-radius:2px 2px 0 0;white-space:pre-wrap"
+# Boxes of their own, so that a line can break between two tokens.
+_TOKEN = "display:inline-block;line-height:1.3;padding:2px 1px 1px;margin-right:1px;border-radius:2px 2px 0 0;white-space:pre-wrap"
 _CELL = "text-align:left;vertical-align:top;color:#222222"
 _MOST_BITS = 10  # entropies above are underlined like this one
 

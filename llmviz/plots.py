@@ -249,7 +249,8 @@ def plot_beam_tree(run: Trace, *, prompt: int = 0, max_steps: int | None = None,
 
     A filled blue node went on, a white one was pruned, a green square ended and was kept as a
     finished hypothesis, a white square ended and was discarded. Each bears its token and the
-    running sum of scores, a finished one its final score. The best hypothesis has the thick line.
+    running sum of scores, a finished one its final score; beyond twelve steps only those that went
+    on bear a token. The best hypothesis has the thick line.
     Raises ValueError for a trace without beams.
     """
     if run.beams is None:
@@ -260,6 +261,7 @@ def plot_beam_tree(run: Trace, *, prompt: int = 0, max_steps: int | None = None,
     ax = _axes(ax, width=2.0 + 1.55 * len(steps), height=height)
     best = run.beam_paths[prompt * len(run.beam_paths) // len(run.beams)]
     ax.text(-0.12, 0, "start", ha="right", va="center", color=MUTED, fontsize=9)
+    few = len(steps) <= 12  # a long search would drown in labels: only tokens that went on get one
     root = (0.0, 0.0)
     parents = {}  # running hypothesis → the end of its node's label
     lines, nodes = {"best": [], "alive": [], "dead": []}, {}
@@ -271,9 +273,11 @@ def plot_beam_tree(run: Trace, *, prompt: int = 0, max_steps: int | None = None,
             kind = "best" if on_path else "alive" if alive else "dead"
             lines[kind].append([parents.get(c.beam, root), (x - 0.08, y)])
             nodes.setdefault((c.fate, on_path), []).append((x, y))
-            if alive or len(steps) <= 12:  # a long search would drown in the labels of the pruned
+            label = _short(run.labels[c.token_id], 10)
+            if few or c.fate == "finished":
                 score = c.sum_score if c.final_score is None else c.final_score
-                label = f"{_short(run.labels[c.token_id], 10)}\n{score:.2f}"
+                label += f"\n{score:.2f}"
+            if few or alive:
                 style = {"color": INK if alive else MUTED, "fontsize": 7.5, "zorder": 4}
                 ax.text(x + 0.09, y, label, va="center", parse_math=False, **style)
             if c.next_beam is not None:
