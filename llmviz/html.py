@@ -16,7 +16,10 @@ _STRIP = (
     "padding:6px 8px;max-width:900px"
 )
 # Boxes of their own, so that a line can break between two tokens.
-_TOKEN = "display:inline-block;line-height:1.3;padding:2px 1px 1px;margin-right:1px;border-radius:2px 2px 0 0;white-space:pre-wrap"
+_TOKEN = (
+    "display:inline-block;line-height:1.3;padding:2px 1px 1px;margin-right:1px;"
+    "border-radius:2px 2px 0 0;white-space:pre-wrap"
+)
 _CELL = "text-align:left;vertical-align:top;color:#222222"
 _MOST_BITS = 10  # entropies above are underlined like this one
 

@@ -188,9 +188,9 @@ def plot_sampler(run: Trace, step: int = 1, *, sequence: int = 0, top_k: int = 1
     before.append(max(1 - math.fsum(before), 0.0))
     after.append(max(1 - math.fsum(after), 0.0))
     rows = range(len(labels))
-    ax.barh([y - 0.2 for y in rows], before, height=0.36, color=FAINT, label="before")
+    ax.barh([y - 0.2 for y in rows], before, height=0.36, color=FAINT)
     colours = [ORANGE if c.token_id == record.token_id else BLUE for c in shown] + [BLUE]
-    ax.barh([y + 0.2 for y in rows], after, height=0.36, color=colours, label="after")
+    ax.barh([y + 0.2 for y in rows], after, height=0.36, color=colours)
     for y, (p, q) in enumerate(zip(before, after, strict=True)):
         cut = y < len(shown) and shown[y].score == -math.inf
         ax.text(p, y - 0.2, f" {p:.1%}", va="center", color=MUTED, fontsize=8)
@@ -200,7 +200,8 @@ def plot_sampler(run: Trace, step: int = 1, *, sequence: int = 0, top_k: int = 1
     ax.set_xlim(0, 1.12 * max(before + after))
     ax.xaxis.set_visible(False)
     ax.spines["bottom"].set_visible(False)
-    ax.legend(frameon=False, loc="center right")
+    swatches = [plt.Rectangle((0, 0), 1, 1, color=c) for c in (FAINT, BLUE, ORANGE)]
+    ax.legend(swatches, ["before", "after", "chosen"], frameon=False, loc="center right")
     return ax
 
 
