@@ -299,7 +299,7 @@ class Recorder:
     """Takes each step's scores, and keeps what a `Step` holds.
 
     `top_logprobs` is the number of likeliest tokens to keep, before and after the processors. The
-    figures stay on the scores' device until `steps` is called: a GPU is not made to wait.
+    figures stay on the scores' device until `steps` is called.
     """
 
     def __init__(self, top_logprobs: int = 20):

@@ -184,6 +184,11 @@ def test_processors_work_on_both_models():
     )
     alone = greedy_search(model, PROMPT, max_new_tokens=16, **settings)
     assert run.sequences.tolist() == alone.sequences.tolist()
+    # Of a draft, each token is judged with those before it: this model would repeat itself.
+    repeats, settings = tiny.model("gemma3_text"), {"no_repeat_ngram_size": 1}
+    run = assisted_search(repeats, PROMPT, assistant_model=repeats, max_new_tokens=16, **settings)
+    alone = greedy_search(repeats, PROMPT, max_new_tokens=16, **settings)
+    assert run.sequences.tolist() == alone.sequences.tolist() and accepted(run) > 8
     run = assisted_search(
         model,
         PROMPT,
@@ -224,6 +229,8 @@ def test_no_more_tokens_than_asked_for(max_new_tokens):
         model, torch.tensor([[0]]), assistant_model=model, max_new_tokens=max_new_tokens
     )
     assert new_tokens(run) == [1, 2, 3, 0, 1, 2, 3][:max_new_tokens]
+    # Nor proposed: a round ends with a token of the model's own.
+    assert sum(len(draft.proposed) + 1 for draft in run.drafts) == max_new_tokens
 
 
 def test_stop_strings_end_the_text_within_a_draft_too():
@@ -231,12 +238,12 @@ def test_stop_strings_end_the_text_within_a_draft_too():
     model, tokenizer = tiny.model("llama"), tiny.tokenizer()
     settings = {"max_new_tokens": 12, "suppress_tokens": [*range(94, 256)]}  # only ASCII is left
     free = new_tokens(greedy_search(model, PROMPT, **settings))
-    for last in free[1:6]:
-        criteria = StopStringCriteria(tokenizer, [tokenizer.decode([last])])
+    for end in range(2, 8):
+        criteria = StopStringCriteria(tokenizer, [tokenizer.decode(free[end - 2 : end])])
         settings["stop"] = lambda ids, c=criteria: c(ids, None)
         run = assisted_search(model, PROMPT, assistant_model=model, **settings)
         assert run.sequences.tolist() == greedy_search(model, PROMPT, **settings).sequences.tolist()
-        assert new_tokens(run) == free[: free.index(last) + 1]
+        assert new_tokens(run) == free[: len(new_tokens(run))] and len(new_tokens(run)) <= end
         assert len(run.steps[0]) == len(new_tokens(run))
 
 

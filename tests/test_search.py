@@ -57,6 +57,9 @@ def test_several_eos_tokens_as_in_generate(do_sample, monkeypatch):
         ids = [step.token_id for step in steps]
         assert ids[-1] in eos and not {*ids[:-1]} & {*eos}
     assert run.sequences.shape[1] < free.shape[1]
+    longer = ours(model, do_sample, min_new_tokens=9)
+    assert longer.sequences.tolist() == theirs(model, do_sample, min_new_tokens=9).tolist()
+    assert min(map(len, longer.steps)) >= 9 > min(map(len, run.steps))
 
 
 def test_without_an_eos_token_stopped_rows_run_on_as_in_generate(monkeypatch):
