@@ -21,36 +21,39 @@ class Table(pd.DataFrame):
     def _constructor(self):
         return Table
 
-    def _formatters(self) -> dict:
-        return {
-            name: "{:.1%}".format if _is_probability(name) else "{:.3f}".format
-            for name, column in self.items()
-            if pd.api.types.is_float_dtype(column)
-        }
+    def _written(self) -> pd.DataFrame:
+        """Every cell as the text that is shown; what is missing stays blank."""
+        columns = {}
+        for place, name in enumerate(self.columns):
+            column, write = self.iloc[:, place], str
+            if pd.api.types.is_float_dtype(column):
+                write = ("{:.1%}" if _is_probability(name) else "{:.3f}").format
+            columns[name] = [
+                "" if missing else write(v)
+                for v, missing in zip(column, column.isna(), strict=True)
+            ]
+        return pd.DataFrame(columns)
 
     def __repr__(self) -> str:
-        return self.to_string(formatters=self._formatters(), index=False, max_rows=_MOST_ROWS)
+        return self._written().to_string(index=False, max_rows=_MOST_ROWS)
 
     def _repr_html_(self) -> str:
         # pandas' own HTML wraps long texts and can align no column by itself without a <style>,
         # which an untrusted notebook loses.
-        table, formatters = self, self._formatters()
-        if len(self) > _MOST_ROWS:
-            table = pd.concat([self.head(_MOST_ROWS // 2), self.tail(_MOST_ROWS // 2)])
         columns = []
-        for name, column in table.items():
-            side = "right" if pd.api.types.is_numeric_dtype(column) else "left"
+        for name, texts in self._written().items():
+            side = "right" if pd.api.types.is_numeric_dtype(self[name]) else "left"
             style = f' style="text-align:{side};white-space:pre"'
-            texts = [escape(formatters.get(name, str)(value)) for value in column]
-            columns.append([f"<td{style}>{text}</td>" for text in texts])
-            columns[-1].insert(0, f"<th{style}>{escape(str(name))}</th>")
-        rows = ["<tr>" + "".join(cells) + "</tr>" for cells in zip(*columns, strict=True)]
-        if len(self) > _MOST_ROWS:
-            rows.insert(1 + _MOST_ROWS // 2, f"<tr><td>… {len(self):,} rows</td></tr>")
+            cells = [f"<td{style}>{escape(text)}</td>" for text in texts]
+            columns.append([f"<th{style}>{escape(str(name))}</th>", *cells])
+        head, *rows = ("<tr>" + "".join(cells) + "</tr>" for cells in zip(*columns, strict=True))
+        if len(rows) > _MOST_ROWS:
+            half = _MOST_ROWS // 2
+            rows[half:-half] = [f"<tr><td>… {len(rows):,} rows</td></tr>"]
         # The class names keep Jupyter's look, and its typesetter of mathematics away.
         return (
             '<table class="dataframe tex2jax_ignore mathjax_ignore">'
-            f"<thead>{rows[0]}</thead><tbody>{''.join(rows[1:])}</tbody></table>"
+            f"<thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
         )
 
 

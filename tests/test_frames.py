@@ -1,6 +1,7 @@
 """Tables hold numbers, print them short, and escape what tokens hold."""
 
 import math
+import re
 
 import pandas as pd
 import pytest
@@ -83,6 +84,13 @@ def test_a_table_is_a_data_frame_and_prints_short():
     assert "12.3%" in repr(table) and "-2.092" in repr(table)
     assert "12.3%" in table._repr_html_()
     assert table.probability[0] == 0.123456
+
+
+def test_what_is_missing_stays_blank():
+    table = Table({"n": pd.array([1, None], dtype="Int64"), "log_prob": [0.5, None]})
+    for text in (repr(table), table._repr_html_()):
+        assert not re.search("nan|NA", text)
+        assert "0.500" in text and "1" in text
 
 
 def test_a_long_table_is_printed_in_part():
