@@ -146,8 +146,8 @@ tokens_until = Exercise(
     mistakes={
         "The stop text was looked for within single tokens, but it may be spread over several: "
         "decode all tokens so far.": _until_token(lambda piece, stop: stop in piece),
-        "Each token was compared with the stop text by itself, and had to be all of it. A stop text "
-        "may be spread over several tokens, or be a part of one: decode all tokens so far.": (
+        "Each token was compared with the stop text by itself, and had to be all of it. A stop "
+        "text may spread over several tokens, or be a part of one: decode all tokens so far.": (
             _until_token(lambda piece, stop: piece == stop)
         ),
         "Right but where the stop text ends inside a token: ask whether the text contains it, not "
