@@ -23,9 +23,11 @@ class Table(pd.DataFrame):
 
     def _written(self) -> pd.DataFrame:
         """Every cell as the text that is shown; what is missing stays blank."""
+        # A numbering says nothing; an index of names, such as that of `describe()`, does.
+        table = self if pd.api.types.is_integer_dtype(self.index) else self.reset_index()
         columns = {}
-        for place, name in enumerate(self.columns):
-            column, write = self.iloc[:, place], str
+        for name, column in table.items():
+            write = str
             if pd.api.types.is_float_dtype(column):
                 write = ("{:.1%}" if _is_probability(name) else "{:.3f}").format
             columns[name] = [
@@ -42,10 +44,13 @@ class Table(pd.DataFrame):
         # which an untrusted notebook loses.
         columns = []
         for name, texts in self._written().items():
-            side = "right" if pd.api.types.is_numeric_dtype(self[name]) else "left"
+            numeric = name in self and pd.api.types.is_numeric_dtype(self[name])
+            side = "right" if numeric else "left"
             style = f' style="text-align:{side};white-space:pre"'
             cells = [f"<td{style}>{escape(text)}</td>" for text in texts]
             columns.append([f"<th{style}>{escape(str(name))}</th>", *cells])
+        if not columns:
+            return "an empty table"
         head, *rows = ("<tr>" + "".join(cells) + "</tr>" for cells in zip(*columns, strict=True))
         if len(rows) > _MOST_ROWS:
             half = _MOST_ROWS // 2

@@ -86,6 +86,16 @@ def test_a_table_is_a_data_frame_and_prints_short():
     assert table.probability[0] == 0.123456
 
 
+def test_an_index_of_names_is_shown_and_a_numbering_is_not():
+    table = Table({"n": [1.0, 2.0]})
+    assert (
+        "median" in repr(table.agg(["median", "max"]))
+        and "median" in table.agg(["median", "max"])._repr_html_()
+    )
+    assert "5" not in repr(table.set_index(pd.Index([5, 6])))
+    assert Table()._repr_html_() == "an empty table"
+
+
 def test_what_is_missing_stays_blank():
     table = Table({"n": pd.array([1, None], dtype="Int64"), "log_prob": [0.5, None]})
     for text in (repr(table), table._repr_html_()):
