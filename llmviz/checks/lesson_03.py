@@ -88,7 +88,8 @@ def _count(logits, mass, extra=1, descending=True):
 
 tokens_for_mass = Exercise(
     right=_count,
-    cases=[(torch.tensor([0.1, 0.4, 0.2, 0.3]).log(), mass) for mass in (0.6, 0.35, 0.95)],
+    # The usual mistakes all give other numbers in the first case.
+    cases=[(torch.tensor([0.3, 0.05, 0.4, 0.05, 0.2]).log(), mass) for mass in (0.62, 0.35, 0.97)],
     mistakes={
         "One too few: the token that crosses the mass belongs to it.": (
             lambda logits, mass: _count(logits, mass, extra=0)
