@@ -70,4 +70,4 @@ def test_in_nbval(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     outcomes = re.findall(r"Cell \d (PASSED|FAILED)", done.stdout)
     assert outcomes == ["PASSED", "FAILED", "FAILED"], done.stdout + done.stderr
-    assert done.stdout.count("Cell outputs differ") == 2
+    assert "Cell outputs differ" in done.stdout
