@@ -37,10 +37,15 @@ _HOME = {
     "show": "plots",
     "side_by_side": "html",
     "token_strip": "html",
+    "BeamExplorer": "widgets",
+    "Comparison": "widgets",
+    "ProcessorChain": "widgets",
+    "SamplerBench": "widgets",
+    "Stepper": "widgets",
 }
 _ROOMS = {
     "models", "tokens", "processors", "decoding", "trace", "internals", "frames", "plots", "html",
-    "checks",
+    "checks", "widgets",
 }  # fmt: skip
 
 __all__ = sorted({*_HOME, *_ROOMS})
