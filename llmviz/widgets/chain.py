@@ -1,0 +1,279 @@
+"""The processors in a row: what each makes of one token's score, and where it falls out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import ipywidgets
+from torch import Tensor
+
+from .. import processors
+from ..html import _text
+from ..tokens import VISIBLE, token_label, token_labels
+from .base import BLUE, FAINT, bar, card, table
+from .controls import PENALTIES, SAMPLING, written
+from .position import PositionExplorer
+
+_CHOICE = 30  # tokens in the list; any other can be typed
+_STYLE = {"description_width": "150px"}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One token's figures after a processor."""
+
+    name: str  # such as "top_p=0.9"
+    score: float  # −inf once it is ruled out
+    probability: float
+    rank: int | None  # None once it is ruled out
+    left: int  # how many tokens of the vocabulary are still possible
+    words: str  # what the processor did to it, and why
+
+
+class ProcessorChain(PositionExplorer):
+    """One token's score through every active processor, in transformers' order.
+
+    prompt, continuation: as in SamplerBench; the continuation counts as generated.
+    token: its text, such as " dog", or its id; by default the likeliest token that falls out, or
+        else the likeliest.
+    settings: those of `processors.DEFAULTS` to begin with; one that has no slider stays.
+    Raises TypeError or ValueError for an argument out of bounds.
+    """
+
+    def __init__(
+        self,
+        model,
+        tokenizer,
+        prompt: str,
+        *,
+        continuation: str = "",
+        token: str | int | None = None,
+        **settings,
+    ):
+        self.token_id: int | None = None
+        self.token_list = ipywidgets.Dropdown(
+            description="token", tooltip="The likeliest tokens under the model",
+            style=_STYLE, layout={"width": "400px"},
+        )  # fmt: skip
+        self.token_box = ipywidgets.Text(
+            description="or type one", placeholder="␣dog", continuous_update=False,
+            tooltip="Any token; ␣ is a space, ↵ a new line", style=_STYLE,
+            layout={"width": "400px"},
+        )  # fmt: skip
+        columns = [(*PENALTIES, "no_repeat_ngram_size"), SAMPLING]
+        super().__init__(model, tokenizer, prompt, continuation, columns, settings)
+        if token is not None:
+            self._choose(token)
+        self.token_list.observe(self.reacts(self._from_list), "value")
+        self.token_box.observe(self.reacts(self._from_box), "value")
+        choice = ipywidgets.HBox(
+            [self.token_list, self.token_box], layout={"flex_flow": "row wrap"}
+        )
+        self.start(choice)
+
+    # The state
+
+    def restart(self) -> None:
+        """The scores after each processor, from the logits on."""
+        at = self.position
+        scores = [("logits", at.logits), *processors.stages(at.logits, **self.arguments)]
+        if not scores[-1][1].max().isfinite():
+            self.process()  # raises, and says why
+        self._scores = scores
+        top = at.logits[0].topk(min(_CHOICE, at.logits.shape[-1])).indices.tolist()
+        if self.token_id is None:
+            last = self._scores[-1][1][0]
+            self.token_id = next((i for i in top if last[i] == -math.inf), top[0])
+        self._list(top)
+        self._follow()
+
+    def _list(self, top: list[int]) -> None:
+        ids = top if self.token_id in top else [self.token_id, *top]
+        p = self.position.logits[0].softmax(-1)
+        labels = token_labels(self.tokenizer, ids)
+        options = [
+            (f"{f'{top.index(i) + 1}.' if i in top else 'typed:'} {label}  {p[i]:.1%}", i)
+            for i, label in zip(ids, labels, strict=True)
+        ]
+        if list(self.token_list.options) != options:
+            chosen, self._listing = self.token_id, True
+            self.token_list.options = options
+            self.token_list.value = self.token_id = chosen
+            self._listing = False
+
+    def _from_list(self) -> None:
+        if not self._listing:
+            self.token_id = self.token_list.value
+            self._follow()
+
+    def _from_box(self) -> None:
+        if self.token_box.value:
+            self._choose(self.token_box.value)
+
+    def _choose(self, token: str | int) -> None:
+        self.token_id = find_token(self.tokenizer, token, self.position.logits.shape[-1])
+        self.restart()
+
+    def _follow(self) -> None:
+        """`stages`: the token's way, from the logits to the last active processor."""
+        at, i = self.position, self.token_id
+        text, stages, before = at.input_ids[0].tolist(), [], None
+        generated = text[at.prompt_length :]
+        for name, scores in self._scores:
+            after, words = scores[0], "what the model says"
+            if before is not None:
+                value = self.settings.on[name]
+                words = reason(name, value, before, after, i, text.count(i), generated.count(i))
+                name = written({name: value})
+            higher = int((after > after[i]).sum())
+            rank = None if after[i] == -math.inf else 1 + higher
+            probability = after.softmax(-1)[i].item()
+            left = int((after > -math.inf).sum())
+            stages.append(Stage(name, after[i].item(), probability, rank, left, words))
+            before = after
+        self.stages: list[Stage] = stages
+
+    @property
+    def label(self) -> str:
+        return f"“{token_label(self.tokenizer, self.token_id)}”"
+
+    @property
+    def verdict(self) -> str:
+        """Where the token fell out, or what became of it."""
+        stages = self.stages
+        out = next((s for s in stages if s.rank is None), None)
+        if out:
+            return f"{self.label} falls out at {out.name}: {out.words}."
+        first, last = stages[0], stages[-1]
+        return f"{self.label} stays: {first.probability:.1%} becomes {last.probability:.1%}."
+
+    # Its views
+
+    def picture(self) -> str:
+        stages = self.stages
+        scale = max(s.probability for s in stages) or 1.0
+        most = math.log(self.position.logits.shape[-1])
+        rows = []
+        for s in stages:
+            out = s.rank is None
+            rows.append(
+                [
+                    _text(s.name),
+                    "−∞" if out else f"{s.score:.2f}",
+                    "out" if out else f"{s.probability:.1%}",
+                    f'<div style="width:120px">{bar(s.probability / scale, BLUE, 120)}</div>',
+                    "–" if out else f"{s.rank:,}",
+                    f"{s.left:,}",
+                    f'<div style="width:90px">{bar(math.log(s.left) / most, FAINT, 90)}</div>',
+                    f'<span style="white-space:normal">{_text(s.words)}</span>',
+                ]
+            )
+        head = ["", "score", "probability", "", "rank", "tokens left", "(log)", "what it did"]
+        return card(
+            self.position.html,
+            f'<div style="margin:6px 0;font-size:14px"><b>▸ {_text(self.verdict)}</b></div>',
+            table(head, rows, "lrrlrrll"),
+        )
+
+    def __repr__(self) -> str:
+        settings = written(self.settings.on) or "everything off"
+        lines = [f"ProcessorChain of {self.position}: {settings}", self.verdict]
+        for s in self.stages:
+            figures = f"score {s.score:.2f}, probability {s.probability:.1%}, rank {s.rank}"
+            lines.append(f"{s.name}: {figures if s.rank else 'out'}, {s.left} left; {s.words}")
+        return "\n".join(lines)
+
+    def figure(self, ax=None):
+        """The token's probability after each processor, as bars, with its rank and what is left."""
+        from .. import plots
+
+        stages = self.stages
+        ax = plots._axes(ax, width=8, height=0.6 + 0.42 * len(stages))
+        ax.barh(range(len(stages)), [s.probability for s in stages], color=plots.BLUE, height=0.6)
+        for y, s in enumerate(stages):
+            words = f" {s.probability:.1%}, rank {s.rank:,}" if s.rank else " out"
+            words += f" · {s.left:,} tokens left"
+            ax.text(s.probability, y, words, va="center", color=plots.INK, fontsize=9)
+        plots._token_ticks(ax.yaxis, [s.name for s in stages])
+        ax.invert_yaxis()
+        ax.set_xlim(0, 1.6 * max(s.probability for s in stages) or 1)
+        ax.xaxis.set_visible(False)
+        ax.spines["bottom"].set_visible(False)
+        return ax
+
+
+def find_token(tokenizer, token: str | int, vocab_size: int) -> int:
+    """The id of `token`: an id, or the text of one token, where ␣ and ↵ stand for what they show.
+
+    Raises ValueError for a text of several tokens, and for an id outside the vocabulary.
+    """
+    if isinstance(token, str):
+        text = token
+        for plain, shown in VISIBLE.items():
+            text = text.replace(shown, plain)
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(ids) != 1:
+            pieces = " ".join(token_labels(tokenizer, ids[:12]))
+            raise ValueError(
+                f"token {token!r:.60} is {len(ids)} tokens, {pieces}: give one of them"
+            )
+        token = ids[0]
+    if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < vocab_size:
+        raise ValueError(f"token={token!r}: it must be a token's text, or an id below {vocab_size}")
+    return token
+
+
+def reason(
+    name: str, value, before: Tensor, after: Tensor, i: int, in_text: int, generated: int
+) -> str:
+    """What the processor `name` did to token `i`, in words.
+
+    before, after: all scores, shape (vocabulary,). in_text, generated: how often the token stands
+    in the whole text, and in what was generated.
+    """
+    if before[i] == -math.inf:
+        return "was out before"
+    cut = bool(after[i] == -math.inf)
+    fate = "out" if cut else "stays"
+    p = before.softmax(-1)
+    log_probs = before.log_softmax(-1)
+    entropy = -(p * log_probs).nansum()
+    match name:
+        case "repetition_penalty":
+            sign = "×" if before[i] < 0 else "÷"
+            return (
+                f"in the text: {before[i]:.2f} {sign} {value:g}" if in_text else "not in the text"
+            )
+        case "presence_penalty":
+            return f"generated: − {value:g}" if generated else "not generated so far"
+        case "frequency_penalty":
+            times = f"generated {generated}×: − {generated} · {value:g}"
+            return times if generated else "not generated so far"
+        case "no_repeat_ngram_size":
+            return f"would {'' if cut else 'not '}repeat {value} tokens of the text: {fate}"
+        case "temperature":
+            return f"{before[i]:.2f} ÷ {value:g}"
+        case "top_k":
+            rank = 1 + int((before > before[i]).sum())
+            return f"rank {rank:,}, {'beyond' if cut else 'within'} {value}: {fate}"
+        case "top_p":
+            likelier = p[before > before[i]].sum()
+            verb = "reach" if cut else "do not reach"
+            return f"likelier tokens hold {likelier:.1%}, and {verb} {value:.0%} without it: {fate}"
+        case "min_p":
+            sign = "<" if cut else "≥"
+            return f"{p[i]:.2%} {sign} {value:g} · {p.max():.2%}, the likeliest: {fate}"
+        case "typical_p":
+            bits, expected = -log_probs[i] / math.log(2), entropy / math.log(2)
+            return (
+                f"surprisal {bits:.2f} bits, entropy {expected:.2f}: "
+                f"{'not ' if cut else ''}among the closest that hold {value:.0%}: {fate}"
+            )
+        case "epsilon_cutoff":
+            return f"{p[i]:.3%} {'<' if cut else '≥'} {value:.3%}: {fate}"
+        case "eta_cutoff":
+            eta = min(value, math.sqrt(value) * math.exp(-entropy))
+            return f"{p[i]:.3%} {'<' if cut else '≥'} {eta:.3%}: {fate}"
+    # The rules: what must and must not be said.
+    return f"ruled out by {name}" if cut else f"score {before[i]:.2f} → {after[i]:.2f}"

@@ -1,0 +1,116 @@
+"""Sliders for the processors' settings, shared by several explorers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import ipywidgets
+
+from .. import processors
+
+# Lowest, highest, step, and what it does. A value from outside, given at the start, widens it.
+_SLIDERS: dict[str, tuple] = {
+    "temperature": (0.05, 5.0, 0.05, "divides the scores: below 1 sharpens, above 1 flattens"),
+    "top_k": (0, 200, 1, "keeps the k likeliest tokens"),
+    "top_p": (0.01, 1.0, 0.01, "keeps the fewest tokens whose probabilities add up to p"),
+    "min_p": (0.0, 1.0, 0.01, "keeps tokens at least this many times as likely as the likeliest"),
+    "typical_p": (0.01, 1.0, 0.01, "keeps the tokens whose surprisal is closest to the entropy"),
+    "repetition_penalty": (0.5, 2.0, 0.05, "divides the scores of tokens in the text so far"),
+    "presence_penalty": (-2.0, 2.0, 0.1, "is subtracted once from each token generated so far"),
+    "frequency_penalty": (-2.0, 2.0, 0.1, "is subtracted each time that a token was generated"),
+    "no_repeat_ngram_size": (0, 6, 1, "rules out what would complete a repeated n-gram"),
+}
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p")
+PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty")
+
+
+class Settings:
+    """A slider for each of `columns` (lists of names), and the `given` settings as a start.
+
+    Settings without a slider stay as given. Raises TypeError for a name that is no setting,
+    ValueError for a value out of bounds.
+    """
+
+    def __init__(self, columns: list[tuple[str, ...]], given: dict, vocab_size: int):
+        processors.check(vocab_size=vocab_size, **given)
+        names = [name for column in columns for name in column]
+        self.sliders = {name: _slider(name, given.get(name)) for name in names}
+        self._fixed = {name: value for name, value in given.items() if name not in names}
+        self._changed: Callable = lambda _: None
+        self._resetting = False
+        reset = ipywidgets.Button(description="All off", tooltip="Move every slider to off")
+        reset.on_click(lambda _: self.reset())
+        sides = [[self.sliders[name] for name in column] for column in columns]
+        sides[-1].append(reset)
+        self.box = ipywidgets.HBox(
+            [ipywidgets.VBox(side) for side in sides], layout={"flex_flow": "row wrap"}
+        )
+        for slider in self.sliders.values():
+            slider.observe(self._on_slider, "value")
+
+    @property
+    def on(self) -> dict:
+        """The settings that are switched on, by name, in the order in which they work."""
+        # A slider's 0.1 + 0.2 is meant as 0.3.
+        slid = {
+            name: round(s.value, 6) if isinstance(s.value, float) else s.value
+            for name, s in self.sliders.items()
+        }
+        given = {**self._fixed, **slid}
+        return {
+            name: given[name]
+            for name, off in processors.DEFAULTS.items()
+            if name in given and given[name] != off
+        }
+
+    def observe(self, callback: Callable) -> None:
+        """`callback(change)` follows every change; a reset is one change."""
+        self._changed = callback
+
+    def reset(self) -> None:
+        self._resetting = True
+        for name, slider in self.sliders.items():
+            slider.value = processors.DEFAULTS[name]
+        self._resetting = False
+        self._changed(None)
+
+    def _on_slider(self, change) -> None:
+        if not self._resetting:
+            self._changed(change)
+
+
+def _slider(name: str, value) -> ipywidgets.Widget:
+    lowest, highest, step, does = _SLIDERS[name]
+    off = processors.DEFAULTS[name]
+    value = off if value is None else value
+    kind = ipywidgets.IntSlider if isinstance(off, int) else ipywidgets.FloatSlider
+    return kind(
+        value=value,
+        min=min(lowest, value),
+        max=max(highest, value),
+        step=step,
+        description=name,
+        tooltip=f"{name} {does}; {off:g} is off",
+        style={"description_width": "150px"},
+        layout={"width": "400px"},
+    )
+
+
+def written(settings: dict) -> str:
+    """Settings as keyword arguments."""
+    return ", ".join(
+        f"{name}={getattr(value, '__name__', None) or repr(value)}"
+        for name, value in settings.items()
+    )
+
+
+def text_box(description: str, value: str, tooltip: str) -> ipywidgets.Text:
+    """A line of text that takes effect with Enter, or when it is left."""
+    return ipywidgets.Text(
+        value=value,
+        description=description,
+        tooltip=tooltip,
+        continuous_update=False,
+        style={"description_width": "150px"},
+        layout={"width": "800px", "max_width": "98%"},
+    )
