@@ -5,6 +5,7 @@ The rules are numbered as in the list that the implementation was made from: see
 
 import copy
 import inspect
+import json
 import math
 import random
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from transformers.utils import logging
 
 import llmviz as lv
 from llmviz.decoding import beams
-from llmviz.decoding.beams import beam_search, hamming_diversity
+from llmviz.decoding.beams import BeamSearch, beam_search, hamming_diversity
 from tests import tiny
 from tests.scripted import Scripted, drawn, log_sum, table
 
@@ -302,28 +303,28 @@ def expected(name):
 OPEN_CASE = "not stopped as long as one is better"
 BROKEN = [
     (1, "self.running[:, 0] = 0.0", "self.running[:] = 0.0", OPEN_CASE),
-    (2, "max(2, 1 + num_eos)", "2", "two eos tokens take four of the six candidates"),
-    (2, "max(2, 1 + num_eos)", "(1 + num_eos)",
+    (2, "max(2, 1 + len(self.eos))", "2", "two eos tokens take four of the six candidates"),
+    (2, "max(2, 1 + len(self.eos))", "(1 + len(self.eos))",
      "without an eos, a criterion ends two of the four candidates"),
     (2, "log_probs = logits.log_softmax(-1)", "log_probs = logits", OPEN_CASE),
-    (2, "(totals + self.running[:, :, None].to(scores.device))", "totals", OPEN_CASE),
-    (3, "ended = torch.isin(group.tokens, torch.tensor(eos, dtype=torch.long))",
-     "ended = torch.zeros_like(group.tokens, dtype=torch.bool)", OPEN_CASE),
+    (2, "(totals + running[:, :, None].to(scores.device))", "totals", OPEN_CASE),
+    (3, "ended = torch.isin(tokens, torch.tensor(self.eos, dtype=torch.long))",
+     "ended = torch.zeros_like(tokens, dtype=torch.bool)", OPEN_CASE),
     (3, "self.length == self.max_new_tokens)\n        may",
      "self.length > self.max_new_tokens)\n        may", "nothing ends before the maximum length"),
-    (3, "if stop is not None:", "if False:", "all candidates end at once"),
+    (3, "if self.stop is not None:", "if False:", "all candidates end at once"),
     (4, "ends & (torch.arange(self.num_candidates) < self.num_beams)", "ends",
      "an eos that is not among the first two is thrown away"),
-    (5, "self.sums / self.length**", "self.sums / (self.length - 1 or 0.1) **", OPEN_CASE),
-    (5, "self.sums / self.length**", "self.sums * self.length**", OPEN_CASE),
+    (5, "step.sums / self.length**", "step.sums / (self.length - 1 or 0.1) **", OPEN_CASE),
+    (5, "step.sums / self.length**", "step.sums * self.length**", OPEN_CASE),
     (5, "best = contest.topk(self.num_beams).indices",
      "turned = contest.roll(self.num_candidates, 1).topk(self.num_beams).indices\n"
      "        best = (turned + self.num_beams) % contest.shape[1]",
      "a finished one is as good as an older one"),
-    (6, "totals = self.sums + NEVER * ended", "totals = self.sums",
+    (6, "totals = step.sums + NEVER * step.ended", "totals = step.sums",
      "early_stopping='never' waits for it"),
-    (6, "totals = self.sums + NEVER * ended",
-     "totals = self.sums / self.length**self.length_penalty + NEVER * ended", OPEN_CASE),
+    (6, "totals = step.sums + NEVER * step.ended",
+     "totals = step.sums / self.length**self.length_penalty + NEVER * step.ended", OPEN_CASE),
     (7, "& (best_running > worst_finished).any(1)", "",
      "stopped although one runs that would win"),
     (7, "self.open & (best_running > worst_finished).any(1)",
@@ -345,17 +346,18 @@ BROKEN = [
     (8, "if self.early_stopping is True:", "if self.early_stopping:",
      "early_stopping='never' waits for it"),
     (8, "~self.is_finished.all(1)", "~self.is_finished.all()", "nor while another prompt runs"),
-    (8, "self.open & ~ends.all()", "self.open", "all candidates end at once"),
-    (9, "may_finish = ends &", "may_finish = ended &", "nothing ends before the maximum length"),
+    (8, "self.open & (not self.all_ended)", "self.open", "all candidates end at once"),
+    (9, "may_finish = ends &", "may_finish = step.ended &",
+     "nothing ends before the maximum length"),
     (11, "(model.generation_config.pad_token_id or eos[0])", "model.generation_config.pad_token_id",
      "a pad token of 0 is none"),
     (11, "if eos else -1", "if eos else 0", "rows of different lengths without an eos"),
     (12, "self.num_candidates, generator", "self.num_candidates, True, generator", "drawn"),
     (12, "probabilities = totals.softmax(-1)",
      "probabilities = scores.view(len(totals), -1).softmax(-1)", "drawn often"),
-    (12, "self.beams, self.tokens = numbers //",
-     "self.sums, o = self.sums.sort(descending=True); numbers = numbers.gather(1, o)\n"
-     "        self.beams, self.tokens = numbers //", "drawn"),
+    (12, "beams, tokens = numbers //",
+     "sums, o = sums.sort(descending=True); numbers = numbers.gather(1, o)\n"
+     "        beams, tokens = numbers //", "drawn"),
 ]  # fmt: skip
 
 
@@ -551,6 +553,53 @@ def test_the_first_group_is_a_beam_search_of_its_own():
                 assert not all_alike or found == [wanted] * 3
         chosen = {tuple(c.token_id for c in s.candidates[::4]) for s in run.beams[0][:1]}
         assert all_alike or len(set(*chosen)) == 3
+
+
+# A replay: the bookkeeping done again, on the candidates that the model gave once
+
+
+def replays(search):
+    for length_penalty in (-1.0, 0.0, 0.5, 1.0, 2.0, 6.0):
+        for early_stopping in (True, False, "never"):
+            settings = {"length_penalty": length_penalty, "early_stopping": early_stopping}
+            yield settings, search.replay(**settings, num_return_sequences=2)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_replay_is_the_search_itself(seed):
+    model, input_ids, settings = random_case(seed)
+    kept = {"num_beams", "max_new_tokens", "do_sample", "seed"}
+    settings = {name: settings[name] for name in kept}
+    search = BeamSearch(model, input_ids, **settings)
+    assert list(search.record()) == [*range(1, len(search.steps) + 1)]
+    search.prefix.model = None  # from here on the model is not asked
+    lengths = set()
+    for changed, run in replays(search):
+        model.passes = 0
+        wanted = beam_search(model, input_ids, **settings, **changed, num_return_sequences=2)
+        assert json.loads(run.to_json()) == json.loads(wanted.to_json())
+        lengths.add(len(run.beams[0]))
+    assert max(lengths) <= len(search.steps)
+
+
+def test_a_replay_equals_transformers_on_crafted_cases():
+    """Cases where the length penalty or early stopping decides."""
+    different = set()
+    for next_tokens in (LATE, OPEN):
+        case = Case(next_tokens, {})
+        search = BeamSearch(case.model(), torch.tensor([[0]]), num_beams=2, max_new_tokens=5)
+        list(search.record())
+        for changed, run in replays(search):
+            assert same(run, Case(next_tokens, two(**changed)).expected()), changed
+            different.add(str(run.sequences.tolist()))
+    assert len(different) > 3
+
+
+def test_several_groups_cannot_be_replayed():
+    groups = {"num_beam_groups": 2, "diversity_penalty": 0.5}
+    search = BeamSearch(Case({}, {}).model(), torch.tensor([[0]]), num_beams=2, **groups)
+    with pytest.raises(ValueError, match="num_beam_groups=2"):
+        search.replay()
 
 
 # Bad input

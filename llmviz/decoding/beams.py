@@ -11,8 +11,9 @@ the same layout, so that even ties fall alike.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import zip_longest
+from typing import NamedTuple
 
 import torch
 from torch import BoolTensor, LongTensor, Tensor
@@ -76,75 +77,218 @@ def beam_search(
         "diversity_penalty": diversity_penalty,
     }
     check_beams(**arguments)
-    processors.check(vocab_size=model.config.get_text_config().vocab_size, **settings)
-    (prompts, start), eos = input_ids.shape, eos_token_ids(model)
-    size = num_beams // num_beam_groups
-    # A row a beam: group after group, and in each of them prompt after prompt.
-    rows = torch.arange(prompts).repeat_interleave(size).repeat(num_beam_groups)
-    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-    prefix = Prefix(model, input_ids.cpu()[rows], mask.cpu()[rows])
-    groups = [
-        _Beams(first, prompts, size, len(eos), max_new_tokens, length_penalty, early_stopping)
-        for first in range(0, len(rows), prompts * size)
-    ]
-    generator, recorder = seeded(seed), Recorder(top_logprobs)
+    search = BeamSearch(
+        model,
+        input_ids,
+        attention_mask,
+        num_beams=num_beams,
+        max_new_tokens=max_new_tokens,
+        do_sample=do_sample,
+        seed=seed,
+        num_beam_groups=num_beam_groups,
+        diversity_penalty=diversity_penalty,
+        stop=stop,
+        top_logprobs=top_logprobs,
+        **settings,
+    )
+    groups = search.groups(length_penalty, early_stopping)
+    while any(group.open.any() for group in groups):
+        search.extend(groups)
+    return search.trace(groups, settings={**settings, **arguments, "seed": seed})
 
-    while True:
+
+class BeamSearch:
+    """The model's part of a beam search: its candidates, step by step.
+
+    What is done with them, which may finish and when it is enough, is `_Beams`' part, and needs no
+    model. Which candidates a step has depends neither on the length penalty nor on early stopping,
+    since running hypotheses are ranked by their sums alone. So `record` searches for as long as
+    there is something to extend, and from that `replay` gives the search for any length penalty
+    and any early stopping at once.
+
+    The arguments are those of `beam_search`; the model does not run yet.
+    """
+
+    def __init__(
+        self,
+        model,
+        input_ids: LongTensor,
+        attention_mask: LongTensor | None = None,
+        *,
+        num_beams: int,
+        max_new_tokens: int = 40,
+        do_sample: bool = False,
+        seed: int | None = None,
+        num_beam_groups: int = 1,
+        diversity_penalty: float = 0.0,
+        stop: Callable[[LongTensor], BoolTensor] | None = None,
+        top_logprobs: int = 20,
+        **settings,
+    ):
+        self.arguments = {
+            "max_new_tokens": max_new_tokens,
+            "num_beams": num_beams,
+            "do_sample": do_sample,
+            "num_beam_groups": num_beam_groups,
+            "diversity_penalty": diversity_penalty,
+        }
+        one = {"num_return_sequences": 1, "length_penalty": 1.0, "early_stopping": False}
+        check_beams(**self.arguments, **one)
+        processors.check(vocab_size=model.config.get_text_config().vocab_size, **settings)
+        self.input_ids = input_ids.cpu()
+        (self.prompts, self.start), self.eos = input_ids.shape, eos_token_ids(model)
+        self.num_groups, self.num_beams = num_beam_groups, num_beams // num_beam_groups
+        self.max_new_tokens, self.diversity_penalty = max_new_tokens, diversity_penalty
+        # Enough for every beam to go on, even where some end in every eos.
+        self.num_candidates = max(2, 1 + len(self.eos)) * self.num_beams
+        # A row a beam: group after group, and in each of them prompt after prompt.
+        rows = torch.arange(self.prompts).repeat_interleave(self.num_beams).repeat(num_beam_groups)
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        self.prefix = Prefix(model, self.input_ids[rows], mask.cpu()[rows])
+        self.do_sample, self.seed, self.stop, self.settings = do_sample, seed, stop, settings
+        self.generator, self.recorder = seeded(seed), Recorder(top_logprobs)
+        self.filler = filler(model)
+        self.steps: list[list[_Candidates]] = []  # a step's, one a group
+
+    def groups(self, length_penalty: float, early_stopping: bool | str) -> list[_Beams]:
+        """The bookkeeping of each group, at the start."""
+        rows = self.prompts * self.num_beams
+        return [
+            _Beams(
+                first=rows * group,
+                prompts=self.prompts,
+                num_beams=self.num_beams,
+                num_candidates=self.num_candidates,
+                max_new_tokens=self.max_new_tokens,
+                length_penalty=length_penalty,
+                early_stopping=early_stopping,
+            )
+            for group in range(self.num_groups)
+        ]
+
+    def extend(self, groups: list[_Beams]) -> None:
+        """One step: find the candidates of every group, in one pass of the model, and let the
+        group sort them out."""
+        prefix = self.prefix
+        if self.steps:
+            prefix.reorder(torch.cat([group.next_rows.flatten() for group in groups]))
+            prefix.append(torch.cat([group.next_tokens.flatten() for group in groups]))
         logits = prefix.next_logits()
         log_probs = logits.log_softmax(-1)
-        taken = torch.zeros_like(log_probs[:prompts])  # beams of earlier groups on each token
-        processed = []
+        taken = torch.zeros_like(log_probs[: self.prompts])  # beams of earlier groups on each token
+        processed, step = [], []
         for group in groups:
             scores = log_probs[group.rows]
-            if diversity_penalty:
-                scores = hamming_diversity(scores, diversity_penalty, taken)
+            if self.diversity_penalty:
+                scores = hamming_diversity(scores, self.diversity_penalty, taken)
             scores = processors.process(
                 scores,
                 prefix.input_ids[group.rows],
                 attention_mask=prefix.attention_mask[group.rows],
-                prompt_length=start,
-                eos_token_ids=eos,
-                num_beams=size,
-                do_sample=do_sample,
-                **settings,
+                prompt_length=self.start,
+                eos_token_ids=self.eos,
+                num_beams=self.num_beams,
+                do_sample=self.do_sample,
+                **self.settings,
             )
-            group.extend(scores, do_sample, generator)
-            ended = torch.isin(group.tokens, torch.tensor(eos, dtype=torch.long))
-            if stop is not None:
-                tails = group.tokens.view(-1, 1).to(prefix.input_ids.device)
-                texts = torch.cat([prefix.input_ids[group.origins.flatten()], tails], dim=-1)
-                ended |= stop(texts).cpu().view_as(ended)
-            group.sort_out(ended, log_probs, scores)
+            step.append(self._candidates(group, log_probs[group.rows], scores))
+            group.sort_out(step[-1])
             taken += group.chosen_by(taken)
             processed.append(scores)
-        recorder.record(
+        self.steps.append(step)
+        self.recorder.record(
             logits,
             torch.cat(processed),
-            torch.cat([group.tokens.flatten() for group in groups]),
-            torch.cat([group.origins.flatten() for group in groups]),
+            torch.cat([candidates.tokens.flatten() for candidates in step]),
+            torch.cat([candidates.rows.flatten() for candidates in step]),
         )
-        if not any(group.open.any() for group in groups):
-            break
-        prefix.reorder(torch.cat([group.next_rows.flatten() for group in groups]))
-        prefix.append(torch.cat([group.next_tokens.flatten() for group in groups]))
 
-    best = [h for prompt in range(prompts) for h in _best(groups, prompt)[:num_return_sequences]]
-    beams = [_history(groups, prompt) for prompt in range(prompts)]
-    number = {id(c): i for steps in beams for step in steps for i, c in enumerate(step.candidates)}
-    width, pad = max(len(path) for _, path in best), filler(model)
-    tokens = [[c.token_id for c, _ in path] + [pad] * (width - len(path)) for _, path in best]
-    texts = input_ids.cpu().repeat_interleave(num_return_sequences, dim=0)
-    return Trace(
-        [],
-        [],
-        torch.cat([texts, torch.tensor(tokens, dtype=torch.long)], dim=-1),
-        start,
-        recorder.follow([[place for _, place in path] for _, path in best]),
-        settings={**settings, **arguments, "seed": seed},
-        sequences_scores=[score for score, _ in best],
-        beams=beams,
-        beam_paths=[[number[id(c)] for c, _ in path] for _, path in best],
-    )
+    def _candidates(self, group: _Beams, log_probs: Tensor, scores: Tensor) -> _Candidates:
+        """The group's best continuations, from figures of shape (prompts · beams, vocabulary)."""
+        vocabulary, running = scores.shape[-1], group.running
+        totals = scores.view(*running.shape, vocabulary)
+        totals = (totals + running[:, :, None].to(scores.device)).flatten(1)
+        if self.do_sample:
+            probabilities = totals.softmax(-1).cpu()
+            numbers = torch.multinomial(
+                probabilities, self.num_candidates, generator=self.generator
+            )
+            sums = totals.gather(1, numbers.to(totals.device)).cpu()
+        else:
+            sums, numbers = (x.cpu() for x in totals.topk(self.num_candidates))
+        beams, tokens = numbers // vocabulary, numbers % vocabulary
+        rows = group.row_of_beam.gather(1, beams)
+        ended = torch.isin(tokens, torch.tensor(self.eos, dtype=torch.long))
+        if self.stop is not None:
+            tails = tokens.view(-1, 1).to(self.prefix.input_ids.device)
+            texts = torch.cat([self.prefix.input_ids[rows.flatten()], tails], dim=-1)
+            ended |= self.stop(texts).cpu().view_as(ended)
+        own_rows = rows - group.rows.start
+        return _Candidates(
+            rows=rows,
+            beams=beams,
+            tokens=tokens,
+            sums=sums,
+            ended=ended,
+            log_probs=log_probs[own_rows, tokens].cpu(),
+            scores=scores[own_rows, tokens].cpu(),
+        )
+
+    def record(self) -> Iterator[int]:
+        """Search until there is nothing left to extend, and yield the number of steps so far."""
+        groups = self.groups(length_penalty=1.0, early_stopping="never")
+        while not all(group.all_ended for group in groups):
+            self.extend(groups)
+            yield len(self.steps)
+
+    def replay(
+        self,
+        *,
+        length_penalty: float = 1.0,
+        early_stopping: bool | str = False,
+        num_return_sequences: int = 1,
+    ) -> Trace:
+        """What `beam_search` returns for these arguments, from what `record` has recorded.
+
+        Raises ValueError for an argument that is out of bounds, and for several groups: there the
+        later ones depend on when an earlier one stops.
+        """
+        if self.num_groups > 1:
+            raise ValueError(f"num_beam_groups={self.num_groups}: only one group can be replayed")
+        arguments = self.arguments | {
+            "num_return_sequences": num_return_sequences,
+            "length_penalty": length_penalty,
+            "early_stopping": early_stopping,
+        }
+        check_beams(**arguments)
+        groups = self.groups(length_penalty, early_stopping)
+        for (candidates,) in self.steps:
+            if groups[0].open.any():
+                groups[0].sort_out(candidates)
+        return self.trace(groups, settings={**self.settings, **arguments, "seed": self.seed})
+
+    def trace(self, groups: list[_Beams], settings: dict) -> Trace:
+        """The record of the search, with `settings["num_return_sequences"]` texts a prompt."""
+        returned = settings["num_return_sequences"]
+        best = [h for prompt in range(self.prompts) for h in _best(groups, prompt)[:returned]]
+        beams = [_history(groups, prompt) for prompt in range(self.prompts)]
+        number = {id(c): i for steps in beams for s in steps for i, c in enumerate(s.candidates)}
+        width = max(len(path) for _, path in best)
+        tokens = [
+            [c.token_id for c, _ in path] + [self.filler] * (width - len(path)) for _, path in best
+        ]
+        texts = self.input_ids.repeat_interleave(returned, dim=0)
+        return Trace(
+            [],
+            [],
+            torch.cat([texts, torch.tensor(tokens, dtype=torch.long)], dim=-1),
+            self.start,
+            self.recorder.follow([[place for _, place in path] for _, path in best]),
+            settings=settings,
+            sequences_scores=[score for score, _ in best],
+            beams=beams,
+            beam_paths=[[number[id(c)] for c, _ in path] for _, path in best],
+        )
 
 
 def hamming_diversity(scores: Tensor, diversity_penalty: float, taken: Tensor) -> Tensor:
@@ -221,30 +365,43 @@ def check_beams(
         )
 
 
-class _Beams:
-    """One beam search over a batch of prompts: what runs, what has finished, and its last step.
+class _Candidates(NamedTuple):
+    """A step's candidates, the best first. Tensors of shape (prompts, candidates), on the CPU."""
 
-    Tensors have a row a prompt, and stay on the CPU. A path tells a hypothesis: for each of its
-    tokens the BeamCandidate, and that one's place among all that were recorded in the step.
+    rows: LongTensor  # the row of the batch, among those of all groups, that each extends
+    beams: LongTensor  # the running hypothesis of its prompt and group that each extends
+    tokens: LongTensor
+    sums: Tensor  # of the whole hypothesis: the running total with this token
+    ended: BoolTensor  # whether its text is complete
+    log_probs: Tensor  # of the token under the model; this and the next for the record only
+    scores: Tensor  # of the token after the processors
+
+
+class _Beams:
+    """The bookkeeping of a beam search over a batch of prompts: what runs, and what has finished.
+
+    It takes a step's candidates as they come and knows no model. Tensors have a row a prompt, and
+    stay on the CPU. A path tells a hypothesis: for each of its tokens the BeamCandidate, and that
+    one's place among all that were recorded in the step.
     """
 
     def __init__(
         self,
-        first_row: int,
+        *,
+        first: int,
         prompts: int,
         num_beams: int,
-        num_eos: int,
+        num_candidates: int,
         max_new_tokens: int,
         length_penalty: float,
         early_stopping: bool | str,
     ):
-        self.rows = slice(first_row, first_row + prompts * num_beams)
-        self.row_of_beam = torch.arange(first_row, self.rows.stop).view(prompts, num_beams)
-        self.num_beams, self.first_beam = num_beams, first_row // prompts
+        self.rows = slice(first, first + prompts * num_beams)
+        self.row_of_beam = torch.arange(first, self.rows.stop).view(prompts, num_beams)
+        self.num_beams, self.first_beam = num_beams, first // prompts
+        self.num_candidates = num_candidates
         self.length, self.max_new_tokens = 0, max_new_tokens
         self.length_penalty, self.early_stopping = length_penalty, early_stopping
-        # Enough for every beam to go on, even where some end in every eos.
-        self.num_candidates = max(2, 1 + num_eos) * num_beams
         # At first all beams hold the same text, so only one of them may count.
         self.running = torch.full((prompts, num_beams), NEVER)
         self.running[:, 0] = 0.0
@@ -252,49 +409,31 @@ class _Beams:
         self.is_finished = torch.zeros(prompts, num_beams, dtype=torch.bool)
         # Whether a prompt's finished hypotheses can still change.
         self.open = torch.ones(prompts, dtype=torch.bool)
+        self.all_ended = False  # whether there is nothing left to extend
         self.running_paths = [[[] for _ in range(num_beams)] for _ in range(prompts)]
         self.finished_paths = [[[] for _ in range(num_beams)] for _ in range(prompts)]
         self.history: list[list[list[BeamCandidate]]] = [[] for _ in range(prompts)]
 
-    def extend(self, scores: Tensor, do_sample: bool, generator: torch.Generator | None) -> None:
-        """Take the step's candidates, from the scores of shape (prompts · beams, vocabulary)."""
-        vocabulary = scores.shape[-1]
-        totals = scores.view(*self.running.shape, vocabulary)
-        totals = (totals + self.running[:, :, None].to(scores.device)).flatten(1)
-        if do_sample:
-            probabilities = totals.softmax(-1).cpu()
-            numbers = torch.multinomial(probabilities, self.num_candidates, generator=generator)
-            self.sums = totals.gather(1, numbers.to(totals.device)).cpu()
-        else:
-            self.sums, numbers = (x.cpu() for x in totals.topk(self.num_candidates))
-        self.beams, self.tokens = numbers // vocabulary, numbers % vocabulary
-        self.origins = self.row_of_beam.gather(1, self.beams)
-
-    def sort_out(self, ended: BoolTensor, log_probs: Tensor, scores: Tensor) -> None:
-        """Let each candidate finish, go on, or fall away.
-
-        ended: which candidates are complete texts, shape (prompts, candidates).
-        log_probs, scores: what they were taken from, of all rows, and of this group's; for the
-            record only.
-        """
+    def sort_out(self, step: _Candidates) -> None:
+        """Let each candidate finish, go on, or fall away."""
         self.length += 1
         # Those that have not ended go on, ranked by the sum alone.
-        totals = self.sums + NEVER * ended
+        totals = step.sums + NEVER * step.ended
         going_on = totals.topk(self.num_beams).indices
         # Those that end may finish, but not the reserve behind the first `num_beams`.
-        ends = ended | (self.length == self.max_new_tokens)
+        ends = step.ended | (self.length == self.max_new_tokens)
         may_finish = ends & (torch.arange(self.num_candidates) < self.num_beams)
-        final = self.sums / self.length**self.length_penalty
+        final = step.sums / self.length**self.length_penalty
         contest = torch.cat([self.finished, final + NEVER * ~may_finish], dim=1)
         best = contest.topk(self.num_beams).indices
         best = torch.where(self.open[:, None], best, torch.arange(self.num_beams))
 
-        self._remember(going_on, best, ended, final, log_probs, scores)
+        self._remember(step, going_on, best, final)
         self.finished = contest.gather(1, best)
         self.is_finished = torch.cat([self.is_finished, may_finish], dim=1).gather(1, best)
         self.running = totals.gather(1, going_on)
-        self.next_rows = self.origins.gather(1, going_on)
-        self.next_tokens = self.tokens.gather(1, going_on)
+        self.next_rows = step.rows.gather(1, going_on)
+        self.next_tokens = step.tokens.gather(1, going_on)
         self.was_open = self.open
 
         # A prompt is done when not even its best running one would beat a finished one;
@@ -307,7 +446,8 @@ class _Beams:
         # where that is enough, when all places are taken; and when there is nothing to go on with.
         if self.early_stopping is True:
             self.open = self.open & ~self.is_finished.all(1)
-        self.open = self.open & ~ends.all()
+        self.all_ended = bool(ends.all())
+        self.open = self.open & (not self.all_ended)
         self._remember_end()
 
     def chosen_by(self, like: Tensor) -> Tensor:
@@ -315,18 +455,18 @@ class _Beams:
         ones = self.was_open[:, None].expand_as(self.next_tokens).to(like)
         return torch.zeros_like(like).scatter_add_(1, self.next_tokens.to(like.device), ones)
 
-    def _remember(self, going_on, best, ended, final, log_probs, scores) -> None:
+    def _remember(self, step: _Candidates, going_on, best, final) -> None:
         """Put the step's candidates with their fates into the history, and lengthen the paths."""
         size, first = self.num_beams, self.rows.start
-        own_rows, at_limit = self.origins - first, self.length == self.max_new_tokens
+        at_limit = self.length == self.max_new_tokens
         columns = (
-            self.beams + self.first_beam,
-            self.tokens,
-            log_probs[self.origins, self.tokens],
-            scores[own_rows, self.tokens],
-            self.sums,
+            step.beams + self.first_beam,
+            step.tokens,
+            step.log_probs,
+            step.scores,
+            step.sums,
             final,
-            ended,
+            step.ended,
         )
         columns = [column.tolist() for column in columns]
         for prompt in self.open.nonzero().flatten().tolist():
@@ -350,7 +490,7 @@ class _Beams:
                 )
             self.history[prompt].append(candidates)
             place = (first // size + prompt) * self.num_candidates
-            before = [self.running_paths[prompt][beam] for beam in self.beams[prompt].tolist()]
+            before = [self.running_paths[prompt][beam] for beam in step.beams[prompt].tolist()]
             paths = [[*b, (c, place + c.rank)] for b, c in zip(before, candidates, strict=True)]
             self.running_paths[prompt] = [paths[rank] for rank in next_beam]
             for i, path in enumerate(self.finished_paths[prompt]):
