@@ -100,7 +100,7 @@ class SamplerBench(PositionExplorer):
         ids = [c.token_id for c in shown] + self.draws
         self._labels = dict(zip(ids, token_labels(self.tokenizer, ids), strict=True))
         p = self.scores[0].softmax(-1)
-        self.entropy_after = -(p * p.log2()).nansum().item()
+        self.entropy_after = max(-(p * p.log2()).nansum().item(), 0.0)
         self.call_box.value = self.call
 
     @property

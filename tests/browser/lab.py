@@ -1,0 +1,246 @@
+"""A real JupyterLab on this machine, and a real Chromium that looks at it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import nbformat
+from playwright.sync_api import Page, sync_playwright
+
+ROOT = Path(__file__).resolve().parents[2]
+SCREENSHOTS = Path(__file__).parent / "screenshots"
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update",
+]  # fmt: skip
+SETUP = "import llmviz as lv\n\nmodel, tokenizer = lv.load(device='cpu')"
+HOSTILE_SETUP = (
+    "import llmviz as lv\nfrom tests import hostile\n\n"
+    "model, tokenizer, prompt = hostile.model(), hostile.tokenizer(), hostile.PROMPT"
+)
+TINY_SETUP = (
+    "import llmviz as lv\nfrom tests import tiny\n\n"
+    "model, tokenizer = tiny.model('llama'), tiny.tokenizer()"
+)
+
+
+class Lab:
+    """A server over a copy of the lessons, with a browser."""
+
+    def __init__(self, url: str, folder: Path, context):
+        self.url, self.folder, self._context = url, folder, context
+        self._made = 0
+
+    def write(self, *sources: str, name: str | None = None) -> str:
+        """A scratch notebook with a code cell for each of `sources`; its name."""
+        self._made += 1
+        name = name or f"scratch-{self._made}.ipynb"
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(s) for s in sources])
+        notebook.metadata["kernelspec"] = {
+            "display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3",
+        }  # fmt: skip
+        nbformat.write(notebook, self.folder / name)
+        return name
+
+    def executed(self, *sources: str) -> str:
+        """The same, run and saved as the lessons are; nobody has trusted it."""
+        name = self.write(*sources)
+        command = [sys.executable, "-m", "tests.save_notebooks", str(self.folder / name)]
+        done = subprocess.run(
+            command, cwd=ROOT, env=_environment(), capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return name
+
+    @contextmanager
+    def notebook(self, name: str, *, kernel: bool = True, size=(1280, 1600)):
+        """The notebook `name` in a tab of its own, with a fresh kernel or none."""
+        page = self._context.new_page()
+        page.set_viewport_size({"width": size[0], "height": size[1]})
+        page.goto(f"{self.url}/lab/tree/{name}?reset")
+        page.wait_for_function(
+            "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel"
+            "?.status === 'idle'",
+            timeout=120_000,
+        )
+        session = "window.jupyterapp.shell.currentWidget.sessionContext"
+        if not kernel:
+            page.evaluate(f"() => {session}.shutdown()")
+        try:
+            yield Notebook(page)
+        finally:
+            if kernel:
+                page.evaluate(f"() => {session}.shutdown()")
+            page.close()
+
+
+class Notebook:
+    """An open notebook: what a reader does with it, and what he sees."""
+
+    def __init__(self, page: Page):
+        self.page = page
+
+    def run_all(self, timeout: float = 300) -> None:
+        self.page.set_default_timeout(timeout * 1000)
+        self.page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        self.page.set_default_timeout(30_000)
+
+    def cells(self) -> list[dict]:
+        """The cells as they would be saved."""
+        return self.page.evaluate(
+            "() => window.jupyterapp.shell.currentWidget.content.model.toJSON().cells"
+        )
+
+    def text(self, selector: str = ".llmviz-explorer .widget-html-content >> nth=-1") -> str:
+        return self.page.locator(selector).inner_text()
+
+    def explorer(self, number: int = 0) -> Explored:
+        found = self.page.locator(".llmviz-explorer").nth(number)
+        found.wait_for()
+        found.scroll_into_view_if_needed()
+        return Explored(self.page, found)
+
+    def hacked(self) -> bool:
+        return self.page.evaluate("() => window.__hacked !== undefined")
+
+    def theme(self, name: str) -> None:
+        """Such as "JupyterLab Dark"."""
+        self.page.evaluate(
+            "name => window.jupyterapp.commands.execute('apputils:change-theme', {theme: name})",
+            name,
+        )
+        self.page.wait_for_function(
+            "name => document.body.dataset.jpThemeName === name", arg=name, timeout=30_000
+        )
+
+    def screenshot(self, name: str, selector: str | None = None) -> Path:
+        """For a person to look at: of the page, or of one element."""
+        SCREENSHOTS.mkdir(exist_ok=True)
+        path = SCREENSHOTS / f"{name}.png"
+        shown = self.page.locator(selector).first if selector else self.page
+        shown.screenshot(path=path)
+        return path
+
+
+class Explored:
+    """One explorer in the browser. Its controls are found by their descriptions."""
+
+    def __init__(self, page: Page, root):
+        self.page, self.root = page, root
+
+    @property
+    def picture(self):
+        """The view: the card that is no message."""
+        return self.root.locator(":scope > .widget-html").nth(1)
+
+    @property
+    def message(self):
+        return self.root.locator(":scope > .widget-html").nth(0)
+
+    def control(self, description: str):
+        label = self.page.get_by_text(description, exact=True)
+        return self.root.locator(".widget-inline-hbox").filter(has=label).first
+
+    def handle(self, description: str):
+        return self.control(description).locator(".noUi-handle")
+
+    def value(self, description: str) -> str:
+        """What a slider says."""
+        return self.control(description).locator(".widget-readout").inner_text()
+
+    def button(self, description: str):
+        return self.root.get_by_role("button", name=description, exact=True)
+
+    def drag(self, description: str, pixels: float, steps: int = 8) -> None:
+        """Take a slider's handle with the mouse, and move it."""
+        box = self.handle(description).bounding_box()
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        self.page.mouse.move(x, y)
+        self.page.mouse.down()
+        self.page.mouse.move(x + pixels, y, steps=steps)
+        self.page.mouse.up()
+
+    def type(self, description: str, text: str) -> None:
+        box = self.control(description).locator("input, textarea").first
+        box.fill(text)
+        box.press("Enter")
+
+    def wait_for(self, text: str, timeout: float = 30) -> None:
+        """Until the picture shows `text`."""
+        self.picture.get_by_text(text).first.wait_for(timeout=timeout * 1000)
+
+    def screenshot(self, name: str) -> Path:
+        SCREENSHOTS.mkdir(exist_ok=True)
+        path = SCREENSHOTS / f"{name}.png"
+        self.root.screenshot(path=path)
+        return path
+
+
+@contextmanager
+def serve(folder: Path):
+    """A Lab over `folder`, with settings, workspaces and a browser profile of its own."""
+    home = folder.parent / f"{folder.name}-home"
+    news = home / "settings" / "@jupyterlab" / "apputils-extension"
+    news.mkdir(parents=True)
+    (news / "notification.jupyterlab-settings").write_text(json.dumps({"fetchNews": "false"}))
+    environment = _environment() | {
+        "JUPYTER_CONFIG_DIR": str(home / "config"),
+        "JUPYTER_DATA_DIR": str(home / "data"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
+        "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
+    }
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url, log = f"http://127.0.0.1:{port}", home / "server.log"
+    command = [
+        sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1",
+        f"--port={port}", "--IdentityProvider.token=", f"--ServerApp.root_dir={folder}",
+        "--LabApp.expose_app_in_browser=True",
+    ]  # fmt: skip
+    with open(log, "w") as output:
+        server = subprocess.Popen(
+            command, env=environment, cwd=folder, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        _wait_for(url, server, log)
+        with sync_playwright() as playwright:
+            context = playwright.chromium.launch_persistent_context(
+                str(home / "browser"), executable_path=CHROMIUM, headless=True, args=FLAGS
+            )
+            context.set_default_timeout(30_000)
+            yield Lab(url, folder, context)
+            context.close()
+    finally:
+        server.terminate()
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+
+
+def _environment() -> dict[str, str]:
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    quiet = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    return {**os.environ, "PYTHONPATH": path, **quiet}
+
+
+def _wait_for(url: str, server: subprocess.Popen, log: Path, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{url}/api", timeout=5):
+                return
+        except OSError:
+            time.sleep(0.2)
+    raise RuntimeError(f"JupyterLab did not start:\n{log.read_text()[-3000:]}")
