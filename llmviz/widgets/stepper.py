@@ -1,0 +1,438 @@
+"""A generation step by step, with every branch that was tried."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import ipywidgets
+import torch
+from torch import LongTensor, Tensor
+
+from .. import processors
+from ..decoding.prefix import Prefix, check_length, check_model, eos_token_ids
+from ..decoding.search import draw, seeded
+from ..html import _text, token_strip
+from ..tokens import encode, token_labels
+from ..trace import Recorder, Step, Trace
+from .base import BLUE, FAINT, MUTED, ORANGE, Explorer, bar, card, table, token
+from .controls import text_box, written
+
+_ROWS = 10  # the likeliest tokens that a step shows, and that can be taken by a button
+
+
+@dataclass(eq=False, repr=False, slots=True)
+class Node:
+    """A text that was reached: its last token, and what the model says comes next.
+
+    `step` is None where the text ends. `random` is the state of the generator that draws what
+    comes behind it, so a node leads on to the same token however it was reached.
+    """
+
+    token_id: int | None  # None at the root, which is the prompt
+    parent: Node | None
+    step: Step | None = None
+    random: Tensor | None = None
+    children: dict[int, Node] = field(default_factory=dict)
+    latest: Node | None = None  # the child that was visited last
+
+    @property
+    def path(self) -> list[Node]:
+        """From behind the root to this node."""
+        nodes, node = [], self
+        while node.parent is not None:
+            nodes.append(node)
+            node = node.parent
+        return nodes[::-1]
+
+    @property
+    def taken(self) -> Step:
+        """The parent's step, with this node's token as the chosen one."""
+        chosen = next(c for c in self.parent.step.candidates if c.token_id == self.token_id)
+        return replace(
+            self.parent.step, token_id=chosen.token_id, rank=chosen.rank, log_prob=chosen.log_prob
+        )
+
+    @property
+    def log_prob(self) -> float:
+        """Of all new tokens up to this one, natural, under the model."""
+        return math.fsum(node.taken.log_prob for node in self.path)
+
+
+class Stepper(Explorer):
+    """Walk through a generation: forward, back, another token instead, and on from there.
+
+    Forward takes the token that `lv.generate` would take for the same arguments; behind a step
+    back it returns to where it came from. Every text that was reached stays in the tree, with what
+    the model said there, and is never computed again: a new token costs one pass, over that token
+    alone, or over the whole text where another branch was read last.
+
+    max_new_tokens: how deep the tree may get.
+    do_sample, seed: draw the tokens that Forward takes, rather than take the likeliest.
+    settings: those of `processors.DEFAULTS`.
+    Raises TypeError or ValueError for an argument out of bounds.
+    """
+
+    def __init__(
+        self,
+        model,
+        tokenizer,
+        prompt: str,
+        *,
+        max_new_tokens: int = 40,
+        do_sample: bool = False,
+        seed: int = 0,
+        **settings,
+    ):
+        check_model(model)
+        processors.check(vocab_size=model.config.get_text_config().vocab_size, **settings)
+        if not isinstance(do_sample, bool):
+            raise ValueError(f"do_sample={do_sample!r}: it must be True or False")
+        self._model, self._tokenizer, self._eos = model, tokenizer, eos_token_ids(model)
+        self._max_new_tokens, self._do_sample, self._seed = max_new_tokens, do_sample, seed
+        self._settings = settings
+        self._labels: dict[int, str] = {}
+        self._following = False  # whether it is the explorer itself that moves its controls
+        self._take_over(self._read(prompt))
+
+        self.prompt_box = text_box("prompt", prompt, "What the model reads; Enter takes it over")
+        self.back_button = ipywidgets.Button(
+            description="Back", icon="step-backward", tooltip="One token back; nothing is forgotten"
+        )
+        self.forward_button = ipywidgets.Button(
+            description="Forward", icon="step-forward", tooltip="On by the token marked with ▸"
+        )
+        self.play = ipywidgets.Play(
+            min=0, max=max_new_tokens, interval=600, show_repeat=False,
+            tooltip="Forward, again and again; the square goes back to the prompt",
+        )  # fmt: skip
+        self.branch_list = ipywidgets.Dropdown(
+            description="branch", tooltip="Go to the end of a branch", layout={"width": "440px"}
+        )
+        self.candidate_buttons = [ipywidgets.Button(layout={"width": "auto"}) for _ in range(_ROWS)]
+        self.prompt_box.observe(self._on_prompt, "value")
+        self.back_button.on_click(self.reacts(self.back))
+        self.forward_button.on_click(self.reacts(self.forward))
+        self.play.observe(self._hears(self._on_play), "value")
+        self.branch_list.observe(self._hears(self._on_branch), "value")
+        for place, button in enumerate(self.candidate_buttons):
+            button.on_click(self.reacts(lambda place=place: self._on_candidate(place)))
+        wrap = {"flex_flow": "row wrap", "max_width": "900px", "align_items": "center"}
+        instead = ipywidgets.Label("go on with", layout={"margin": "2px 8px 2px 92px"})
+        super().__init__(
+            self.prompt_box,
+            ipywidgets.HBox(
+                [self.back_button, self.forward_button, self.play, self.branch_list], layout=wrap
+            ),
+            ipywidgets.HBox([instead, *self.candidate_buttons], layout=wrap),
+        )
+
+    # The tree
+
+    def _read(self, prompt: str) -> tuple[str, LongTensor, Node, Prefix]:
+        input_ids = encode(self._tokenizer, prompt)[0]
+        check_length(self._model, input_ids.shape[1], self._max_new_tokens)
+        root, prefix = Node(None, None), Prefix(self._model, input_ids)
+        state = seeded(self._seed).get_state() if self._do_sample else None
+        self._look(root, input_ids, prefix, state)
+        return prompt, input_ids, root, prefix
+
+    def _take_over(self, reading) -> None:
+        self.prompt, self._input_ids, self.root, self._prefix = reading
+        self.node = self.root
+
+    def _look(self, node: Node, input_ids: LongTensor, prefix: Prefix, state) -> None:
+        """Let the model read the text up to `node`, and keep what it says comes next."""
+        logits = prefix.next_logits().cpu()
+        scores = processors.process(
+            logits,
+            input_ids,
+            prompt_length=input_ids.shape[1] - len(node.path),
+            eos_token_ids=self._eos,
+            do_sample=self._do_sample,
+            **self._settings,
+        )
+        chosen = scores.argmax(-1)
+        if state is not None:
+            generator = torch.Generator()
+            generator.set_state(state)
+            chosen = draw(scores.softmax(-1), generator)
+            node.random = generator.get_state()
+        recorder = Recorder(_ROWS)
+        recorder.record(logits, scores, chosen)
+        node.step = recorder.steps([1])[0][0]
+        new = sorted({c.token_id for c in node.step.candidates} - self._labels.keys())
+        self._labels |= zip(new, token_labels(self._tokenizer, new), strict=True)
+
+    def take(self, token_id: int) -> None:
+        """Go on with this token, one of the step's candidates.
+
+        Raises ValueError where the text has ended, and for any other token.
+        """
+        node = self.node
+        if node.step is None:
+            raise ValueError(f"the text ends here, {self._why_ended(node)}")
+        if token_id not in {c.token_id for c in node.step.candidates}:
+            raise ValueError(f"token_id={token_id!r}: it is none of the step's candidates")
+        if token_id not in node.children:
+            child = Node(token_id, node)
+            if token_id not in self._eos and len(child.path) < self._max_new_tokens:
+                ids = torch.tensor([[n.token_id for n in child.path]])
+                ids = torch.cat([self._input_ids, ids], dim=-1)
+                if self._prefix.input_ids.tolist() == ids[:, :-1].tolist():
+                    self._prefix.append(ids[:, -1])
+                else:  # it stands on another branch; no cache of every architecture goes back
+                    self._prefix = Prefix(self._model, ids)
+                self._look(child, ids, self._prefix, node.random)
+            node.children[token_id] = child
+        node.latest = self.node = node.children[token_id]
+
+    def forward(self) -> None:
+        """Back on the branch that was left by `back`, or else on by what the strategy chooses."""
+        self.take(self._next_token())
+
+    def back(self) -> None:
+        if self.node.parent is None:
+            raise ValueError("this is the prompt: there is no step to go back")
+        self.node = self.node.parent
+
+    def _next_token(self) -> int | None:
+        if self.node.latest is not None:
+            return self.node.latest.token_id
+        return None if self.node.step is None else self.node.step.token_id
+
+    def _why_ended(self, node: Node) -> str:
+        if node.token_id in self._eos:
+            return f"with the token {self._labels[node.token_id]}"
+        return f"at max_new_tokens={self._max_new_tokens}"
+
+    @property
+    def trace(self) -> Trace:
+        """The present branch as a record, as `lv.generate` makes it."""
+        return self._trace([node.taken for node in self.node.path])
+
+    def _trace(self, steps: list[Step]) -> Trace:
+        ids = torch.tensor([[step.token_id for step in steps]], dtype=torch.long)
+        sequences = torch.cat([self._input_ids, ids], dim=-1)
+        return Trace(
+            [self.prompt],
+            self._tokenizer.batch_decode(sequences, skip_special_tokens=True),
+            sequences,
+            self._input_ids.shape[1],
+            [steps],
+            self._labels,
+            {"do_sample": self._do_sample, "seed": self._seed, **self._settings},
+        )
+
+    # Its controls
+
+    def _hears(self, function: Callable[[], None]) -> Callable:
+        """`reacts`, but for what `_follow` sets."""
+        react = self.reacts(function)
+        return lambda _: None if self._following else react()
+
+    def _on_prompt(self, change) -> None:
+        def steps(prompt: str):
+            yield 0, 1
+            return self._read(prompt)
+
+        self.work("Reading the prompt", steps(change.new), self._take_over, by=self.prompt_box)
+
+    def _on_play(self) -> None:
+        wanted, path = self.play.value, self.node.path
+        if wanted < len(path):
+            self.node = path[wanted].parent
+        while len(self.node.path) < wanted and self._next_token() is not None:
+            self.forward()
+
+    def _on_branch(self) -> None:
+        self.node = self.branch_list.value
+        for node in self.node.path:
+            node.parent.latest = node
+
+    def _on_candidate(self, place: int) -> None:
+        self.take(self._shown()[place].token_id)
+
+    def _shown(self) -> list:
+        """The candidates of the present step that have a button."""
+        return [] if self.node.step is None else _shown(self.node.step)
+
+    def redraw(self) -> None:
+        super().redraw()
+        self._following = True
+        try:
+            self._follow()
+        finally:
+            self._following = False
+
+    def _follow(self) -> None:
+        """Let the controls say where we are."""
+        depth, nothing = len(self.node.path), self._next_token() is None
+        self.back_button.disabled, self.forward_button.disabled = depth == 0, nothing
+        self.play.value, self.play.playing = depth, self.play.playing and not nothing
+        leaf = self.node
+        while leaf.latest is not None:
+            leaf = leaf.latest
+        leaves = [chain[-1] for _, chain in branch_lines(self.root) if not chain[-1].children]
+        self.branch_list.options = [
+            (f"{n}: {self._branch_name(leaf)}", leaf) for n, leaf in enumerate(leaves, start=1)
+        ]
+        self.branch_list.value = leaf
+        shown = self._shown()
+        for place, button in enumerate(self.candidate_buttons):
+            button.layout.display = "" if place < len(shown) else "none"
+            if place < len(shown):
+                label, p = self._labels[shown[place].token_id], math.exp(shown[place].log_prob)
+                button.description = _short(label, 14)
+                button.tooltip = f"Go on with {label}, p = {p:.3f}"
+
+    def _branch_name(self, leaf: Node) -> str:
+        """Its last tokens, and its log-probability."""
+        path = leaf.path
+        tail = "".join(self._labels[node.token_id] for node in path[-8:])
+        return f"{'…' if len(path) > 8 else ''}{tail or 'start'}  ({leaf.log_prob:.2f})"
+
+    # Its views
+
+    def picture(self) -> str:
+        node = self.node
+        text = token_strip(self.trace)._repr_html_()
+        if node.step is None:
+            board = f"<p>The text ends here, {_text(self._why_ended(node))}.</p>"
+        else:
+            board = _bars(node, self._labels, self._next_token())
+        where = f"after {len(node.path)} new tokens; next, by {_text(self._strategy())}:"
+        lines = "".join(_branch_line(line, node, self._labels) for line in branch_lines(self.root))
+        tree = (
+            f'<div style="color:{MUTED};margin-top:8px">all branches; ▸ is where you are, and the '
+            "number is the branch's log-probability</div>"
+            f'<div style="font-family:monospace;font-size:13px;line-height:1.5;white-space:pre">'
+            f"{lines}</div>"
+        )
+        return card(text, f'<div style="color:{MUTED}">{where}</div>', board, tree)
+
+    def _strategy(self) -> str:
+        how = f"sampling with seed {self._seed}" if self._do_sample else "greedy search"
+        on = {k: v for k, v in self._settings.items() if v != processors.DEFAULTS[k]}
+        return f"{how}, {written(on)}" if on else how
+
+    def __repr__(self) -> str:
+        node, labels = self.node, self._labels
+        lines = [f"Stepper of {self.prompt!r} by {self._strategy()}"]
+        lines.append(f"after {len(node.path)} new tokens, log-probability {node.log_prob:.2f}")
+        for c in self._shown():
+            mark = "▸ " if c.token_id == self._next_token() else ""
+            after = "cut" if c.score == -math.inf else f"{c.processed_probability:.1%}"
+            lines.append(f"{mark}{labels[c.token_id]}  {math.exp(c.log_prob):.1%} → {after}")
+        if node.step is None:
+            lines.append(f"the text ends here, {self._why_ended(node)}")
+        for prefix, chain in branch_lines(self.root):
+            tokens = "".join(("▸" * (n is node)) + _name(n, labels) for n in chain)
+            end = "" if chain[-1].children else f"  {chain[-1].log_prob:.2f}"
+            lines.append(f"{prefix}{tokens}{end}")
+        return "\n".join(lines)
+
+    def figure(self, ax=None):
+        """The present branch as a board, a column a step; the last one is what may come next."""
+        from .. import plots
+
+        steps = [n.taken for n in self.node.path]
+        if self.node.step is not None:
+            chosen = self._next_token()
+            c = next(c for c in self.node.step.candidates if c.token_id == chosen)
+            steps.append(replace(self.node.step, token_id=chosen, rank=c.rank, log_prob=c.log_prob))
+        return plots.plot_steps(self._trace(steps), ax=ax)
+
+
+def _shown(step: Step) -> list:
+    """The likeliest candidates, and at the end the chosen one where it is not among them."""
+    first = step.candidates[:_ROWS]
+    chosen = next(c for c in step.candidates if c.token_id == step.token_id)
+    return first if chosen in first else [*first[:-1], chosen]
+
+
+def _name(node: Node, labels: dict[int, str]) -> str:
+    return "start" if node.parent is None else labels[node.token_id]
+
+
+def _bars(node: Node, labels: dict[int, str], chosen: int | None) -> str:
+    """This step's candidates; with processors at work, a second bar for what they made of it."""
+    shown = _shown(node.step)
+    processed = any(
+        c.score == -math.inf or abs(c.processed_probability - math.exp(c.log_prob)) > 1e-6
+        for c in shown
+    )
+    rows = []
+    for c in shown:
+        p, q, cut = math.exp(c.log_prob), c.processed_probability, c.score == -math.inf
+        name, picked = token(_short(labels[c.token_id], 24)), c.token_id == chosen
+        colour = ORANGE if picked else BLUE
+        bars = bar(p, FAINT, 320) + bar(q, colour, 320) if processed else bar(p, colour, 320, 12)
+        after = [("cut" if cut else f"{q:.1%}")] if processed else []
+        rows.append(
+            [
+                "▸" if picked else "",
+                str(c.rank),
+                f"<s>{name}</s>" if cut else f"<b>{name}</b>" if picked else name,
+                f'<div style="width:320px">{bars}</div>',
+                f"{p:.1%}",
+                *after,
+                "visited" if c.token_id in node.children else "",
+            ]
+        )
+    others = max(1 - math.fsum(math.exp(c.log_prob) for c in shown), 0.0)
+    left = max(1 - math.fsum(c.processed_probability for c in shown), 0.0)
+    rest = bar(others, FAINT, 320) + (bar(left, BLUE, 320) if processed else "")
+    after = [f"{left:.1%}"] if processed else []
+    rows.append(["", "", "all others", rest, f"{others:.1%}", *after, ""])
+    head = ["", "rank", "token", "", *(["before", "after"] if processed else ["probability"]), ""]
+    return table(head, rows, "lrll" + ("rr" if processed else "r") + "l")
+
+
+def branch_lines(root: Node) -> list[tuple[str, list[Node]]]:
+    """The tree as lines: (what to draw in front, the nodes up to the next fork or end)."""
+    lines = []
+
+    def walk(node: Node, first: str, rest: str) -> None:
+        chain = [node]
+        while len(chain[-1].children) == 1:
+            chain += chain[-1].children.values()
+        lines.append((first, chain))
+        children = list(chain[-1].children.values())
+        for child in children:
+            last = child is children[-1]
+            walk(child, rest + ("└─ " if last else "├─ "), rest + ("   " if last else "│  "))
+
+    walk(root, "", "")
+    return lines
+
+
+def _branch_line(line: tuple[str, list[Node]], here: Node, labels: dict[int, str]) -> str:
+    """One line of the tree as HTML; of a long one, the ends and what stands around `here`."""
+    prefix, chain = line
+    at = chain.index(here) if here in chain else -9
+    on_path = set(map(id, here.path)) | {id(here)}
+    parts, gap = [], False
+    for i, node in enumerate(chain):
+        if len(chain) > 16 and 5 <= i < len(chain) - 5 and abs(i - at) > 2:
+            parts += [] if gap else [f'<span style="color:{MUTED}"> … </span>']
+            gap = True
+            continue
+        gap = False
+        name = _text(_name(node, labels))
+        if node is here:
+            style = f"font-weight:bold;background:#fde3b0;border-bottom:2px solid {ORANGE}"
+            parts.append(f'<span style="{style}">▸{name}</span>')
+        elif id(node) in on_path:
+            parts.append(f"<b>{name}</b>")
+        else:
+            parts.append(f'<span style="color:{MUTED}">{name}</span>')
+    end = ""
+    if not chain[-1].children:
+        end = f'<span style="color:{MUTED}">  {chain[-1].log_prob:.2f}</span>'
+    return f'<div><span style="color:{MUTED}">{prefix}</span>{"".join(parts)}{end}</div>'
+
+
+def _short(label: str, most: int) -> str:
+    return label if len(label) <= most else label[: most - 1] + "…"
