@@ -154,22 +154,25 @@ class ProcessorChain(PositionExplorer):
         stages = self.stages
         scale = max(s.probability for s in stages) or 1.0
         most = math.log(self.position.logits.shape[-1])
+        fell = next((s for s in stages if s.rank is None), None)
         rows = []
         for s in stages:
-            out = s.rank is None
+            out, words = s.rank is None, _text(s.words)
+            if s is fell:
+                words = f"<b>✗ out: {words}</b>"
             rows.append(
                 [
                     _text(s.name),
                     "−∞" if out else f"{s.score:.2f}",
                     "out" if out else f"{s.probability:.1%}",
-                    f'<div style="width:120px">{bar(s.probability / scale, BLUE, 120)}</div>',
+                    f'<div style="width:110px">{bar(s.probability / scale, BLUE, 110)}</div>',
                     "–" if out else f"{s.rank:,}",
                     f"{s.left:,}",
-                    f'<div style="width:90px">{bar(math.log(s.left) / most, FAINT, 90)}</div>',
-                    f'<span style="white-space:normal">{_text(s.words)}</span>',
+                    f'<div style="width:60px">{bar(math.log(s.left) / most, FAINT, 60)}</div>',
+                    f'<div style="white-space:normal;width:300px">{words}</div>',
                 ]
             )
-        head = ["", "score", "probability", "", "rank", "tokens left", "(log)", "what it did"]
+        head = ["", "score", "probability", "", "rank", "tokens left", "log scale", "what it did"]
         return card(
             self.position.html,
             f'<div style="margin:6px 0;font-size:14px"><b>▸ {_text(self.verdict)}</b></div>',
@@ -233,12 +236,10 @@ def reason(
     in the whole text, and in what was generated.
     """
     if before[i] == -math.inf:
-        return "was out before"
+        return "out already"
     cut = bool(after[i] == -math.inf)
-    fate = "out" if cut else "stays"
-    p = before.softmax(-1)
-    log_probs = before.log_softmax(-1)
-    entropy = -(p * log_probs).nansum()
+    p, log_probs = before.softmax(-1), before.log_softmax(-1)
+    entropy = -(p * log_probs).nansum().item()
     match name:
         case "repetition_penalty":
             sign = "×" if before[i] < 0 else "÷"
@@ -251,29 +252,28 @@ def reason(
             times = f"generated {generated}×: − {generated} · {value:g}"
             return times if generated else "not generated so far"
         case "no_repeat_ngram_size":
-            return f"would {'' if cut else 'not '}repeat {value} tokens of the text: {fate}"
+            return f"{'would' if cut else 'does not'} repeat {value} tokens of the text"
         case "temperature":
             return f"{before[i]:.2f} ÷ {value:g}"
         case "top_k":
             rank = 1 + int((before > before[i]).sum())
-            return f"rank {rank:,}, {'beyond' if cut else 'within'} {value}: {fate}"
+            return f"rank {rank:,} is {'beyond' if cut else 'within'} {value}"
         case "top_p":
             likelier = p[before > before[i]].sum()
-            verb = "reach" if cut else "do not reach"
-            return f"likelier tokens hold {likelier:.1%}, and {verb} {value:.0%} without it: {fate}"
+            return f"likelier tokens hold {likelier:.1%} {'≥' if cut else '<'} {value:.0%}"
         case "min_p":
-            sign = "<" if cut else "≥"
-            return f"{p[i]:.2%} {sign} {value:g} · {p.max():.2%}, the likeliest: {fate}"
+            threshold = f"{value:g} · {p.max():.2%}"
+            return f"{p[i]:.2%} {'<' if cut else '≥'} {threshold}, of the likeliest"
         case "typical_p":
             bits, expected = -log_probs[i] / math.log(2), entropy / math.log(2)
             return (
-                f"surprisal {bits:.2f} bits, entropy {expected:.2f}: "
-                f"{'not ' if cut else ''}among the closest that hold {value:.0%}: {fate}"
+                f"surprisal {bits:.2f}, entropy {expected:.2f} bits: "
+                f"{'not ' if cut else ''}among the closest that hold {value:.0%}"
             )
         case "epsilon_cutoff":
-            return f"{p[i]:.3%} {'<' if cut else '≥'} {value:.3%}: {fate}"
+            return f"{p[i]:.3%} {'<' if cut else '≥'} {value:.3%}"
         case "eta_cutoff":
             eta = min(value, math.sqrt(value) * math.exp(-entropy))
-            return f"{p[i]:.3%} {'<' if cut else '≥'} {eta:.3%}: {fate}"
+            return f"{p[i]:.3%} {'<' if cut else '≥'} {eta:.3%}"
     # The rules: what must and must not be said.
     return f"ruled out by {name}" if cut else f"score {before[i]:.2f} → {after[i]:.2f}"

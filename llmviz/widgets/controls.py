@@ -41,7 +41,7 @@ class Settings:
         reset = ipywidgets.Button(description="All off", tooltip="Move every slider to off")
         reset.on_click(lambda _: self.reset())
         sides = [[self.sliders[name] for name in column] for column in columns]
-        sides[-1].append(reset)
+        min(sides, key=len).append(reset)
         self.box = ipywidgets.HBox(
             [ipywidgets.VBox(side) for side in sides], layout={"flex_flow": "row wrap"}
         )
@@ -92,7 +92,7 @@ def _slider(name: str, value) -> ipywidgets.Widget:
         description=name,
         tooltip=f"{name} {does}; {off:g} is off",
         style={"description_width": "150px"},
-        layout={"width": "400px"},
+        layout={"width": "430px"},
     )
 
 

@@ -50,7 +50,7 @@ class SamplerBench(PositionExplorer):
         )
         self.call_box = ipywidgets.Textarea(
             description="the same call", tooltip="Code that samples like this, to copy",
-            rows=4, style={"description_width": "150px"},
+            rows=5, style={"description_width": "150px"},
             layout={"width": "800px", "max_width": "98%"},
         )  # fmt: skip
         columns = [SAMPLING, PENALTIES]
@@ -241,10 +241,12 @@ def sampling_call(model, prompt: str, continuation: str, seed: int, settings: di
         if off is not None and getattr(model.generation_config, name, None) not in (None, off)
     }
     arguments = written({"top_k": 0, **brought, **settings})
+    text = prompt + continuation
     return (
         f"torch.manual_seed({seed})\n"
-        f'inputs = tokenizer({prompt + continuation!r}, return_tensors="pt").to(model.device)\n'
-        f"model.generate(**inputs, max_new_tokens=40, do_sample=True, {arguments})"
+        f'inputs = tokenizer({text!r}, return_tensors="pt").to(model.device)\n'
+        "model.generate(**inputs, max_new_tokens=40, do_sample=True,\n"
+        f"               {arguments})"
     )
 
 
@@ -256,19 +258,24 @@ def _cells(rows: list[dict], scale: float, counted: bool) -> tuple[list[str], li
     lines = []
     for n, row in enumerate(rows):
         cut = row["after"] is None
-        label = _text(row["label"]) if n == len(rows) - 1 else token(_short(row["label"]))
-        bars = bar(row["before"] / scale, FAINT)
-        bars += bar((row["after"] or 0.0) / scale, ORANGE if row["chosen"] else BLUE)
+        others = n == len(rows) - 1
+        label = _text(row["label"]) if others else token(_short(row["label"]))
+        bars = bar(row["before"] / scale, FAINT, 300)
+        bars += bar((row["after"] or 0.0) / scale, ORANGE if row["chosen"] else BLUE, 300)
         cells = [
             "▸" if row["chosen"] else "",
-            f"<s>{label}</s>" if cut else f"<b>{label}</b>" if row["chosen"] else label,
-            f'<div style="width:240px">{bars}</div>',
+            f"<s>{label}</s>"
+            if cut and not others
+            else f"<b>{label}</b>"
+            if row["chosen"]
+            else label,
+            f'<div style="width:300px">{bars}</div>',
             f'<span style="color:{MUTED}">{row["before"]:.1%}</span>',
             "cut" if cut else f"{row['after']:.1%}",
         ]
         if counted:
             expected = _DRAWS * (row["after"] or 0.0)
-            cells += [f"{expected:.1f} ± {_sigma(row):.1f}", str(row["count"])]
+            cells += ["0" if cut else f"{expected:.1f} ± {_sigma(row):.1f}", str(row["count"])]
         lines.append(cells)
     return head, lines, sides
 

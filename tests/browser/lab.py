@@ -175,6 +175,29 @@ class Explored:
         box.fill(text)
         box.press("Enter")
 
+    def milliseconds(self, description: str, moves: int = 40) -> list[float]:
+        """From a mouse event of a drag to the painted frame of the new picture, move by move.
+
+        Every move is longer than a step of the slider, and waits for the frame before.
+        """
+        view = self.picture.locator(".widget-html-content").element_handle()
+        self.page.evaluate(_STOPWATCH, view)
+        box = self.control(description).locator(".noUi-base").bounding_box()
+        x, y = box["x"] + 0.2 * box["width"], box["y"] + box["height"] / 2
+        handle = self.handle(description).bounding_box()
+        self.page.mouse.move(handle["x"] + handle["width"] / 2, y)
+        self.page.mouse.down()
+        self.page.mouse.move(x, y)
+        self.page.wait_for_timeout(1000)
+        self.page.evaluate("() => { window.__painted = [] }")
+        for move in range(1, moves + 1):
+            # There and back, so that a slider may be short.
+            self.page.mouse.move(x + 3 * (move if move <= moves / 2 else moves - move), y)
+            self.page.wait_for_function("n => window.__painted.length >= n", arg=move)
+            self.page.wait_for_timeout(30)
+        self.page.mouse.up()
+        return self.page.evaluate("() => window.__painted")
+
     def wait_for(self, text: str, timeout: float = 30) -> None:
         """Until the picture shows `text`."""
         self.picture.get_by_text(text).first.wait_for(timeout=timeout * 1000)
@@ -184,6 +207,19 @@ class Explored:
         path = SCREENSHOTS / f"{name}.png"
         self.root.screenshot(path=path)
         return path
+
+
+# After a change of the view: ask for the next frame, and for a message, which waits for its paint.
+_STOPWATCH = """view => {
+  let moved = 0;
+  window.__painted = [];
+  window.addEventListener("pointermove", event => { moved = event.timeStamp }, true);
+  new MutationObserver(() => requestAnimationFrame(() => {
+    const channel = new MessageChannel();
+    channel.port1.onmessage = () => window.__painted.push(performance.now() - moved);
+    channel.port2.postMessage(0);
+  })).observe(view, { childList: true, subtree: true, characterData: true });
+}"""
 
 
 @contextmanager
