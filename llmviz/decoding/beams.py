@@ -253,19 +253,28 @@ class BeamSearch:
         Raises ValueError for an argument that is out of bounds, and for several groups: there the
         later ones depend on when an earlier one stops.
         """
-        if self.num_groups > 1:
-            raise ValueError(f"num_beam_groups={self.num_groups}: only one group can be replayed")
         arguments = self.arguments | {
             "num_return_sequences": num_return_sequences,
             "length_penalty": length_penalty,
             "early_stopping": early_stopping,
         }
         check_beams(**arguments)
-        groups = self.groups(length_penalty, early_stopping)
-        for (candidates,) in self.steps:
-            if groups[0].open.any():
-                groups[0].sort_out(candidates)
-        return self.trace(groups, settings={**self.settings, **arguments, "seed": self.seed})
+        settings = {**self.settings, **arguments, "seed": self.seed}
+        return self.trace([self.books(length_penalty, early_stopping)], settings)
+
+    def books(
+        self, length_penalty: float, early_stopping: bool | str, num_steps: int | None = None
+    ) -> _Beams:
+        """The bookkeeping after so many of the recorded steps: all of them, unless given. It ends
+        early where that is enough."""
+        if self.num_groups > 1:
+            raise ValueError(f"num_beam_groups={self.num_groups}: only one group can be replayed")
+        (beams,) = self.groups(length_penalty, early_stopping)
+        for (candidates,) in self.steps[:num_steps]:
+            if not beams.open.any():
+                break
+            beams.sort_out(candidates)
+        return beams
 
     def trace(self, groups: list[_Beams], settings: dict) -> Trace:
         """The record of the search, with `settings["num_return_sequences"]` texts a prompt."""

@@ -353,7 +353,7 @@ def _shown(step: Step) -> list:
 
 
 def _name(node: Node, labels: dict[int, str]) -> str:
-    return "start" if node.parent is None else labels[node.token_id]
+    return "start " if node.parent is None else labels[node.token_id]
 
 
 def _bars(node: Node, labels: dict[int, str], chosen: int | None) -> str:

@@ -1,0 +1,460 @@
+"""Beam search step by step, re-scored at once."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import replace
+from html import escape
+from urllib.parse import quote
+
+import ipywidgets
+import torch
+
+from .. import processors
+from ..decoding import _with_text as with_text
+from ..decoding.beams import BeamSearch, filler
+from ..decoding.prefix import check_length, check_model
+from ..html import _text
+from ..tokens import encode, token_labels
+from ..trace import BeamCandidate, BeamStep, Trace
+from .base import BLUE, FAINT, GREEN, INK, MUTED, ORANGE, Explorer, card, table, token
+from .controls import text_box, written
+
+_FATES = {
+    "running": "goes on",
+    "finished": "finished",
+    "pruned": "pruned",
+    "discarded": "discarded",
+}
+_TAIL = 5  # of a hypothesis, so many last tokens are shown
+
+
+class BeamExplorer(Explorer):
+    """The tree of a beam search as it grows, and what length penalty and early stopping make of it.
+
+    A step's candidates depend on neither of the two, so the model searches once, for as long as it
+    can; a slider only does the bookkeeping again, with the code of `lv.beam_search`. That
+    `model.generate` gives the same is not taken for granted: it is called, and compared.
+
+    settings: those of `processors.DEFAULTS` that work under beams.
+    Raises TypeError or ValueError for an argument out of bounds.
+    """
+
+    def __init__(
+        self,
+        model,
+        tokenizer,
+        prompt: str,
+        *,
+        num_beams: int = 3,
+        max_new_tokens: int = 12,
+        length_penalty: float = 1.0,
+        early_stopping: bool | str = False,
+        **settings,
+    ):
+        check_model(model)
+        if num_beams == 1:
+            raise ValueError("num_beams=1: with one beam it is greedy search; pass 2 or more")
+        self._model, self._tokenizer, self._settings = model, tokenizer, settings
+        self._labels: dict[int, str] = {}
+        self._same: dict[tuple, bool] = {}  # what `generate` was found to give, by the settings
+        found = _result(self._search(prompt, num_beams, max_new_tokens))
+        found[1].replay(
+            length_penalty=length_penalty, early_stopping=early_stopping
+        )  # or it raises
+
+        wide = {"style": {"description_width": "150px"}, "layout": {"width": "400px"}}
+        narrow = {"style": {"description_width": "150px"}, "layout": {"width": "240px"}}
+        self.prompt_box = text_box("prompt", prompt, "What the model reads; Enter takes it over")
+        self.beams_box = ipywidgets.BoundedIntText(
+            value=num_beams, min=2, max=max(10, num_beams), description="num_beams",
+            tooltip="How many hypotheses run side by side; searches again", **narrow,
+        )  # fmt: skip
+        self.length_box = ipywidgets.BoundedIntText(
+            value=max_new_tokens, min=1, max=max(60, max_new_tokens), description="max_new_tokens",
+            tooltip="How long a hypothesis may get; searches again", **narrow,
+        )  # fmt: skip
+        self.step_slider = ipywidgets.IntSlider(
+            min=1, max=1, description="step", tooltip="How far the tree has grown", **wide
+        )
+        self.penalty_slider = ipywidgets.FloatSlider(
+            value=length_penalty, min=min(-2.0, length_penalty), max=max(4.0, length_penalty),
+            step=0.1, description="length_penalty",
+            tooltip="A finished hypothesis scores sum / length ** length_penalty; higher favours "
+            "long ones", **wide,
+        )  # fmt: skip
+        self.stopping_list = ipywidgets.Dropdown(
+            options=[("False", False), ("True", True), ("'never'", "never")], value=early_stopping,
+            description="early_stopping", tooltip="When it is enough", **wide,
+        )  # fmt: skip
+        self.compare_button = ipywidgets.Button(
+            description="Compare with generate", layout={"width": "auto"},
+            tooltip="Call model.generate with these arguments, and compare tokens and score",
+        )  # fmt: skip
+        self._take_over(found)
+        self._same[self._key] = self._equals_generate() if self._in_transformers else None
+        for box in (self.prompt_box, self.beams_box, self.length_box):
+            box.observe(self._on_search, "value")
+        self.step_slider.observe(self.reacts(self._sort_out), "value")
+        for control in (self.penalty_slider, self.stopping_list):
+            control.observe(self.reacts(self._rescore), "value")
+        self.compare_button.on_click(self._on_compare)
+        wrap = {"flex_flow": "row wrap"}
+        super().__init__(
+            self.prompt_box,
+            ipywidgets.HBox([self.beams_box, self.length_box, self.compare_button], layout=wrap),
+            ipywidgets.HBox(
+                [
+                    self.step_slider,
+                    ipywidgets.VBox([self.penalty_slider, self.stopping_list]),
+                ],
+                layout=wrap,
+            ),
+        )
+
+    # The search, and its bookkeeping
+
+    def _search(self, prompt: str, num_beams: int, max_new_tokens: int) -> Generator:
+        input_ids = encode(self._tokenizer, prompt)[0]
+        check_length(self._model, input_ids.shape[1], max_new_tokens)
+        search = BeamSearch(
+            self._model,
+            input_ids,
+            num_beams=num_beams,
+            max_new_tokens=max_new_tokens,
+            **self._settings,
+        )
+        for done in search.record():
+            yield done, max_new_tokens
+        return prompt, search
+
+    def _take_over(self, found: tuple[str, BeamSearch]) -> None:
+        self.prompt, self.search = found
+        tokens = {i for (c,) in self.search.steps for i in c.tokens.flatten().tolist()}
+        new = sorted(tokens - self._labels.keys())
+        self._labels |= zip(new, token_labels(self._tokenizer, new), strict=True)
+        self._same.clear()
+        self._rescore(at_end=True)
+
+    @property
+    def length_penalty(self) -> float:
+        return round(self.penalty_slider.value, 6)  # a slider's 0.1 + 0.2 is meant as 0.3
+
+    @property
+    def early_stopping(self) -> bool | str:
+        return self.stopping_list.value
+
+    @property
+    def _key(self) -> tuple:
+        return self.length_penalty, self.early_stopping
+
+    @property
+    def run(self) -> Trace:
+        """What `lv.generate` returns for the present settings."""
+        run = self.search.replay(
+            length_penalty=self.length_penalty, early_stopping=self.early_stopping
+        )
+        return with_text(replace(run, prompts=[self.prompt]), self._tokenizer)
+
+    def _rescore(self, at_end: bool = False) -> None:
+        """Do the bookkeeping again for the present settings, to see how long the search is."""
+        slider = self.step_slider
+        at_end = at_end or slider.value == slider.max
+        length = len(self.search.books(*self._key).history[0])
+        with slider.hold_trait_notifications():
+            slider.max, slider.value = length, length if at_end else min(slider.value, length)
+        self._sort_out()
+
+    def _sort_out(self) -> None:
+        """How things stand at the slider's step: with the fates as they were known then."""
+        books = self.search.books(*self._key, self.step_slider.value)
+        history, self.is_over = books.history[0], not books.open.any()
+        self.finished = [
+            (score, [c for c, _ in path])
+            for score, path, counts in zip(
+                books.finished[0].tolist(),
+                books.finished_paths[0],
+                books.is_finished[0].tolist(),
+                strict=True,
+            )
+            if counts
+        ]
+        best = self.finished[0][1] if self.finished else [c for c, _ in books.running_paths[0][0]]
+        self.present = Trace(
+            [self.prompt],
+            [],
+            self.search.input_ids,
+            self.search.start,
+            [],
+            self._labels,
+            beams=[[BeamStep(candidates) for candidates in history]],
+            beam_paths=[[c.rank for c in best]],
+        )
+
+    # Its controls
+
+    def _on_search(self, change) -> None:
+        wanted = self.prompt_box.value, self.beams_box.value, self.length_box.value
+        self.work("Searching", self._search(*wanted), self._take_over, by=change.owner)
+
+    def _on_compare(self, _) -> None:
+        def steps() -> Generator:
+            yield 0, 1
+            if not self._in_transformers:
+                raise ValueError("presence_penalty and frequency_penalty are not in transformers")
+            return self._key, self._equals_generate()
+
+        def then(found) -> None:
+            self._same[found[0]] = found[1]
+
+        self.work("Calling model.generate", steps(), then, by=self.compare_button)
+
+    @property
+    def arguments(self) -> dict:
+        """What to call `generate` with for the same search."""
+        on = {k: v for k, v in self._settings.items() if v != processors.DEFAULTS[k]}
+        return {
+            "num_beams": self.search.num_beams,
+            "max_new_tokens": self.search.max_new_tokens,
+            "length_penalty": self.length_penalty,
+            "early_stopping": self.early_stopping,
+            "do_sample": False,
+            **on,
+        }
+
+    @property
+    def _in_transformers(self) -> bool:
+        return not {"presence_penalty", "frequency_penalty"} & self.arguments.keys()
+
+    @property
+    def call(self) -> str:
+        """The call that gives the best hypothesis."""
+        arguments = written(self.arguments)
+        if self._in_transformers:
+            return f"model.generate(**inputs, {arguments})"
+        return f"lv.generate(model, tokenizer, prompt, {arguments})"
+
+    def _equals_generate(self) -> bool:
+        """Call `model.generate`, and say whether its tokens and score are those shown."""
+        input_ids = self.search.input_ids
+        output = self._model.generate(
+            input_ids.to(self._model.device),
+            attention_mask=torch.ones_like(input_ids).to(self._model.device),
+            pad_token_id=filler(self._model) if self.search.eos else None,
+            return_dict_in_generate=True,
+            output_scores=True,
+            **self.arguments,
+        )
+        score = self.run.sequences_scores[0]
+        near = abs(output.sequences_scores[0].item() - score) <= 1e-5 * max(abs(score), 1)
+        return (
+            near
+            and output.sequences[0].tolist()
+            == self.run.sequences[0].tolist()[: output.sequences.shape[1]]
+        )
+
+    # Its views
+
+    def _verdict(self) -> str:
+        """How the search stands, in a sentence."""
+        step = self.step_slider.value
+        if not self.is_over:
+            return f"step {step} of {self.step_slider.max}: the search goes on"
+        if step == self.search.max_new_tokens:
+            return f"step {step}: over, at max_new_tokens"
+        reasons = {c.reason for c in self.present.beams[0][-1].candidates if c.fate == "running"}
+        why = next((r.partition(": ")[2] for r in reasons), "nothing is left to go on with")
+        return f"step {step}: over, since {why}"
+
+    def _comparison(self) -> str:
+        same = self._same.get(self._key)
+        if same is None:
+            return "not yet compared with generate for these settings"
+        if same:
+            return "✓ generate gives the same tokens and the same score"
+        return "✗ generate gives something else"
+
+    def _hypothesis(self, candidate: BeamCandidate) -> list[str]:
+        """The labels of its tokens, from the first one on."""
+        path = [candidate]
+        for step in self.present.beams[0][-2::-1]:
+            path.append(next(c for c in step.candidates if c.next_beam == path[-1].beam))
+        return [self._labels[c.token_id] for c in reversed(path)]
+
+    def picture(self) -> str:
+        tree = tree_svg(self.present)
+        candidates = self.present.beams[0][-1].candidates
+        rows = [
+            [
+                str(c.rank + 1),
+                _hypothesis_html(self._hypothesis(c), c.fate),
+                f"{c.score:.2f}",
+                f"{c.sum_score:.2f}",
+                f"<b>{_FATES[c.fate]}</b>" if c.fate in ("running", "finished") else _FATES[c.fate],
+                f'<span style="color:{MUTED}">{_text(c.reason)}</span>',
+            ]
+            for c in candidates
+            if c.sum_score > -1e8
+        ]
+        head = ["", f"candidates of step {self.step_slider.value}", "log-prob.", "sum", "", ""]
+        finished = [
+            [
+                "▸" if place == 0 else "",
+                _hypothesis_html([self._labels[c.token_id] for c in path], "finished"),
+                f"{path[-1].sum_score:.2f}",
+                str(len(path)),
+                f"<b>{score:.3f}</b>",
+            ]
+            for place, (score, path) in enumerate(self.finished)
+        ]
+        power = f"score = sum / length<sup>{self.length_penalty:g}</sup>"
+        done = (
+            table(["", "finished so far", "sum", "length", power], finished, "llrrr")
+            if finished
+            else f'<p style="color:{MUTED}">none has finished yet</p>'
+        )
+        return card(
+            f'<div style="color:{MUTED};white-space:pre-wrap">{_text(self.prompt[-300:])} …</div>',
+            f'<div style="margin:4px 0"><b>{_text(self._verdict())}</b></div>',
+            f'<div style="overflow-x:auto">{tree}</div>',
+            _legend(),
+            table(head, rows, "llrrll"),
+            done,
+            f'<div style="margin-top:4px">{_text(self._comparison())}</div>'
+            f'<div style="font-family:monospace;font-size:12px;color:{MUTED}">'
+            f"{_text(self.call)}</div>",
+        )
+
+    def __repr__(self) -> str:
+        lines = [f"BeamExplorer of {self.prompt!r}: {written(self.arguments)}", self._verdict()]
+        for c in self.present.beams[0][-1].candidates:
+            if c.sum_score > -1e8:
+                text = "".join(self._hypothesis(c)[-_TAIL:])
+                lines.append(f"{c.rank + 1}. {text}  {c.sum_score:.2f}  {c.fate}: {c.reason}")
+        for score, path in self.finished:
+            text = "".join(self._labels[c.token_id] for c in path)
+            lines.append(f"finished: {text}  {path[-1].sum_score:.2f} → {score:.3f}")
+        return "\n".join([*lines, self._comparison()])
+
+    def figure(self, ax=None):
+        """The tree up to the present step, with matplotlib."""
+        from .. import plots
+
+        return plots.plot_beam_tree(self.present, ax=ax)
+
+
+def _result(steps: Generator):
+    """What a generator returns."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+_COLUMN, _ROW = 96, 34  # pixels of a step and of a candidate in the tree
+
+
+def tree_svg(run: Trace) -> str:
+    """A beam search as a tree that grows to the right, as an <img> with an alternative text.
+
+    Its places are ranks, not scores, so that the same search is the same picture everywhere. Round
+    is what goes on, square what has ended; filled is what is kept, hollow what is not.
+    """
+    steps, best = run.beams[0], run.beam_paths[0]
+    widest = max(sum(c.sum_score > -1e8 for c in step.candidates) for step in steps)
+    height, width = widest * _ROW + 24, (len(steps) + 1) * _COLUMN - 20
+    lines, nodes = [], []
+    middle = _ROW // 2 + 20
+    parents = {0: (40, middle)}
+    nodes.append(_svg_text(4, middle + 4, "start", MUTED))
+    for x, step in enumerate(steps):
+        left, following = 70 + x * _COLUMN, {}
+        nodes.append(_svg_text(left - 5, 12, f"step {x + 1}", MUTED, 11))
+        for y, c in enumerate(step.candidates):
+            if c.sum_score <= -1e8:
+                continue
+            top = 20 + y * _ROW + _ROW // 2
+            on_path = x < len(best) and best[x] == y
+            alive = c.fate in ("running", "finished")
+            colour, thick = (ORANGE, 3) if on_path else (BLUE, 1.3) if alive else (FAINT, 1)
+            x0, y0 = parents[c.beam]
+            # Level below the parent's label, then aslant.
+            line = (
+                f'<path d="M{x0} {y0} H{left - 26} L{left} {top}" stroke="{colour}" '
+                f'stroke-width="{thick}" fill="none"/>'
+            )
+            lines.append((on_path, alive, line))
+            nodes.append(_svg_node(left, top, c.fate, on_path))
+            ink = INK if alive else MUTED
+            label = _short(run.labels[c.token_id], 9)
+            score = c.sum_score if c.final_score is None else c.final_score
+            struck = c.fate in ("pruned", "discarded")
+            nodes.append(_svg_text(left + 9, top - 4, label, ink, 12, "monospace", struck))
+            nodes.append(_svg_text(left + 9, top + 12, f" {score:.2f}", MUTED, 10))
+            if c.next_beam is not None:
+                following[c.next_beam] = (left, top)
+        parents = following
+    drawn = "".join(line for *_, line in sorted(lines, key=lambda item: item[:2]))
+    svg = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}"><rect width="100%" height="100%" fill="#ffffff"/>'
+        f"{drawn}{''.join(nodes)}</svg>"
+    )
+    path = "".join(run.labels[s.candidates[i].token_id] for s, i in zip(steps, best, strict=False))
+    alt = f"Tree of a beam search over {len(steps)} steps; its best hypothesis is {path}"
+    return (
+        f'<img src="data:image/svg+xml,{quote(svg)}" alt="{_text(alt)}" '
+        f'style="display:block;width:{width}px;max-width:none;height:{height}px">'
+    )
+
+
+def _svg_node(x: int, y: int, fate: str, on_path: bool) -> str:
+    fill = {"running": BLUE, "finished": GREEN}.get(fate, "#ffffff")
+    edge = f'fill="{fill}" stroke="{ORANGE if on_path else MUTED}" stroke-width="{1 + on_path}"'
+    if fate in ("finished", "discarded"):
+        return f'<rect x="{x - 5}" y="{y - 5}" width="10" height="10" {edge}/>'
+    return f'<circle cx="{x}" cy="{y}" r="5" {edge}/>'
+
+
+def _svg_text(
+    x: int, y: int, text: str, colour: str, size: int = 12, family: str = "sans-serif",
+    struck: bool = False,
+) -> str:  # fmt: skip
+    # What XML forbids, such as a control character, would break the whole picture.
+    text = "".join(c if c.isprintable() else "\ufffd" for c in text)
+    line = ' text-decoration="line-through"' if struck else ""
+    return (
+        f'<text x="{x}" y="{y}" font-family="{family}" font-size="{size}" fill="{colour}"{line}>'
+        f"{escape(text)}</text>"
+    )
+
+
+def _hypothesis_html(labels: list[str], fate: str) -> str:
+    """The last tokens of a hypothesis, the very last one in bold."""
+    more = "…" if len(labels) > _TAIL else ""
+    *before, last = (token(_short(label, 16)) for label in labels[-_TAIL:])
+    last = f"<s>{last}</s>" if fate in ("pruned", "discarded") else f"<b>{last}</b>"
+    return f'<span style="color:{MUTED}">{more}{"".join(before)}</span>{last}'
+
+
+def _legend() -> str:
+    signs = [
+        ("border-radius:50%", BLUE, "goes on"),
+        ("border-radius:50%", "#ffffff", "pruned"),
+        ("", GREEN, "finished, and kept so far"),
+        ("", "#ffffff", "discarded"),
+    ]
+    items = "".join(
+        f'<span style="display:inline-block;width:8px;height:8px;border:1px solid {MUTED};'
+        f'background:{fill};{shape};margin:0 4px 0 14px"></span>{name}'
+        for shape, fill, name in signs
+    )
+    return (
+        f'<div style="font-size:11px;color:{MUTED}">numbers: sum of log-probabilities; of one that '
+        f"has ended, its score{items}</div>"
+    )
+
+
+def _short(label: str, most: int) -> str:
+    return label if len(label) <= most else label[: most - 1] + "…"

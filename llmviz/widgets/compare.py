@@ -1,0 +1,281 @@
+"""Strategies face to face: the same prompt, two to four ways to continue it."""
+
+from __future__ import annotations
+
+import ast
+import threading
+from collections.abc import Generator
+
+import ipywidgets
+from torch import LongTensor, Tensor
+
+from ..decoding import generate
+from ..html import _text, side_by_side
+from ..trace import Trace
+from .base import MUTED, Explorer, card, table
+from .controls import text_box, written
+
+_MOST = 4
+_N = 4  # repetition is counted in n-grams of this length
+
+
+class Comparison(Explorer):
+    """Two to four strategies on one prompt, each written as the arguments of `lv.generate`.
+
+    strategies: by name, such as {"greedy": {}, "top-p": {"do_sample": True, "top_p": 0.9}}; plain
+        values only, as they stand in a line of text that can be edited.
+    max_new_tokens: for those that do not say themselves.
+    Run generates what has been edited. Drawing without a seed, a strategy runs each time.
+    Raises TypeError or ValueError for an argument out of bounds.
+    """
+
+    def __init__(
+        self,
+        model,
+        tokenizer,
+        prompt: str,
+        strategies: dict[str, dict],
+        *,
+        max_new_tokens: int = 40,
+    ):
+        if not 2 <= len(strategies) <= _MOST:
+            raise ValueError(f"strategies has {len(strategies)} entries: pass two to {_MOST}")
+        self._model, self._tokenizer, self._max_new_tokens = model, tokenizer, max_new_tokens
+        self._known: dict[tuple[str, str], Trace] = {}  # by prompt and settings
+        wanted = {name: written(settings) for name, settings in strategies.items()}
+        self._take_over(_result(self._generate(prompt, wanted, threading.Event())))
+
+        self.prompt_box = text_box("prompt", prompt, "What all of them continue")
+        rows = [*wanted.items(), *[("", "")] * (_MOST - len(wanted))]
+        self.name_boxes = [
+            ipywidgets.Text(
+                value=name, description=f"name {n}", tooltip="A name; none leaves the line out",
+                style={"description_width": "150px"}, layout={"width": "300px"},
+            )
+            for n, (name, _) in enumerate(rows, start=1)
+        ]  # fmt: skip
+        self.settings_boxes = [
+            ipywidgets.Text(
+                value=settings, description=f"settings {n}",
+                tooltip="Arguments of lv.generate, such as do_sample=True, top_p=0.9, seed=0",
+                placeholder="do_sample=True, top_p=0.9, seed=0",
+                style={"description_width": "70px"}, layout={"width": "490px"},
+            )
+            for n, (_, settings) in enumerate(rows, start=1)
+        ]  # fmt: skip
+        self.run_button = ipywidgets.Button(
+            description="Run", icon="play", tooltip="Generate what has been edited"
+        )
+        for box in (self.prompt_box, *self.name_boxes, *self.settings_boxes):
+            box.observe(lambda _: self.say("Edited: Run takes it over."), "value")
+        self.run_button.on_click(self.reacts(self._on_run))
+        wrap = {"flex_flow": "row wrap"}
+        super().__init__(
+            self.prompt_box,
+            *(
+                ipywidgets.HBox(pair, layout=wrap)
+                for pair in zip(self.name_boxes, self.settings_boxes, strict=True)
+            ),
+            self.run_button,
+        )
+
+    def _on_run(self) -> None:
+        names = [box.value.strip() for box in self.name_boxes]
+        boxes = zip(names, self.settings_boxes, strict=True)
+        wanted = {name: box.value for name, box in boxes if name}
+        if len(wanted) < len([name for name in names if name]):
+            raise ValueError("two strategies have the same name")
+        if len(wanted) < 2:
+            raise ValueError("two or more can be compared: give a second one a name")
+        steps = self._generate(self.prompt_box.value, wanted)
+        self.work("Generating", steps, self._take_over, by=self.run_button)
+
+    def _generate(
+        self, prompt: str, wanted: dict[str, str], stopped: threading.Event | None = None
+    ) -> Generator:
+        """Continue the prompt in all these ways; what is known already is not done again."""
+        stopped = stopped or self._stopped
+        # Read all of them first: a mistake in the last one should not cost the others' time.
+        settings = {name: parse_arguments(text) for name, text in wanted.items()}
+        runs = {}
+        for done, (name, arguments) in enumerate(settings.items()):
+            yield done, len(settings)
+            key = prompt, repr(sorted(arguments.items()))
+            runs[name] = self._known.get(key)
+            if runs[name] is None:
+                runs[name] = self._run_one(name, prompt, arguments, stopped)
+                if runs[name] is None:
+                    return None
+            if not arguments.get("do_sample") or arguments.get("seed") is not None:
+                self._known[key] = runs[name]
+        return prompt, runs
+
+    def _run_one(
+        self, name: str, prompt: str, arguments: dict, stopped: threading.Event
+    ) -> Trace | None:
+        def look_up(input_ids: LongTensor, scores: Tensor) -> Tensor:
+            if stopped.is_set():
+                raise _Stopped
+            return scores
+
+        arguments = {"max_new_tokens": self._max_new_tokens, **arguments}
+        try:
+            return generate(
+                self._model, self._tokenizer, prompt, logits_processor=look_up, **arguments
+            )
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{name}: {error}") from error
+        except _Stopped:
+            return None
+
+    def _take_over(self, found: tuple[str, dict[str, Trace]]) -> None:
+        self.prompt, self.runs = found
+
+    # Its views
+
+    @property
+    def frame(self):
+        """A Table with a row a strategy: see `measures`."""
+        from ..tables import Table
+
+        return Table({"strategy": name, **figures} for name, figures in self._measures().items())
+
+    def _measures(self) -> dict[str, dict]:
+        first = next(iter(self.runs.values()))
+        return {name: measures(run, first) for name, run in self.runs.items()}
+
+    def picture(self) -> str:
+        found = self._measures()
+        head = ["", *(_text(column) for column in next(iter(found.values())))]
+        rows = [
+            [f"<b>{_text(name)}</b>", *(_written(k, v) for k, v in figures.items())]
+            for name, figures in found.items()
+        ]
+        return card(
+            f'<div style="color:{MUTED};white-space:pre-wrap">{_text(self.prompt[-300:])} …</div>',
+            side_by_side(self.runs)._repr_html_(),
+            table(head, rows, "l" + "r" * (len(head) - 1)),
+            f'<div style="font-size:11px;color:{MUTED}">marked: the first token that differs from '
+            f"the first row · repeated {_N}-grams: the share that stood in the continuation "
+            "before · distinct-n: different n-grams / all n-grams</div>",
+        )
+
+    def __repr__(self) -> str:
+        lines = ["Comparison of " + repr(side_by_side(self.runs))]
+        for name, figures in self._measures().items():
+            told = ", ".join(f"{k} {_written(k, v)}" for k, v in figures.items())
+            lines.append(f"{name}: {told}")
+        return "\n".join(lines)
+
+    def figure(self, ax=None):
+        """The same rows with matplotlib; the first token that differs has a frame."""
+        from .. import plots
+
+        width, lines = 64, []  # a line: (name, [(column, label, token's number, run)])
+        for name, run in self.runs.items():
+            column, line = 0, []
+            for number, label in enumerate(run.tokens[0], start=1):
+                if column and column + len(label) > width:
+                    lines.append((name, line))
+                    name, column, line = "", 0, []
+                line.append((column, label, number))
+                column += len(label)
+            lines.append((name, line))
+        differs = {name: row["differs from"] for name, row in self._measures().items()}
+        ax = plots._axes(ax, width=11, height=0.5 + 0.34 * len(lines))
+        here = None
+        for y, (name, line) in enumerate(lines):
+            here = name or here
+            style = {"va": "center", "parse_math": False}
+            ax.text(-1, y, plots._short(name, 18), ha="right", color=plots.MUTED, **style)
+            for column, label, number in line:
+                same = differs[here] is not None and number < differs[here]
+                frame = {"facecolor": "#fde3b0", "edgecolor": plots.ORANGE, "pad": 1.5}
+                ax.text(
+                    column,
+                    y,
+                    label,
+                    family="monospace",
+                    color=plots.MUTED if same else plots.INK,
+                    bbox=frame if number == differs[here] else None,
+                    **style,
+                )
+        ax.set_xlim(-14, width + 2)
+        ax.set_ylim(len(lines) - 0.4, -0.6)
+        ax.axis("off")
+        return ax
+
+
+class _Stopped(Exception):
+    """The reader wants no more of it."""
+
+
+def parse_arguments(text: str) -> dict:
+    """Keyword arguments as written in a call, such as "do_sample=True, top_p=0.9", as a dict.
+
+    Nothing is evaluated but plain values. Raises ValueError, naming the text, for anything else.
+    """
+    mistake = ValueError(
+        f"settings {text!r}: write arguments of lv.generate, such as do_sample=True, top_p=0.9"
+    )
+    try:
+        call = ast.parse(f"f({text})", mode="eval").body
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
+            raise mistake
+        arguments = {k.arg: ast.literal_eval(k.value) for k in call.keywords}
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
+        raise mistake from error
+    if None in arguments or len(arguments) < len(call.keywords):
+        raise mistake
+    if arguments.get("num_return_sequences", 1) != 1:
+        raise ValueError("num_return_sequences: a strategy is shown by its first sequence only")
+    return arguments
+
+
+def measures(run: Trace, first: Trace) -> dict[str, int | float | None]:
+    """What can be counted in a run's first continuation.
+
+    differs from: the number of the first token in which it differs from `first`; None for the same.
+    repeated 4-grams: the share of 4-grams that occurred before (Welleck et al., 2019, "seq-rep-4").
+    distinct-n: the number of different n-grams divided by that of all (Li et al., 2016).
+    None stands where a continuation is too short for an n-gram.
+    """
+    ids, others = ([step.token_id for step in r.steps[0]] for r in (run, first))
+    same = 0
+    while same < min(len(ids), len(others)) and ids[same] == others[same]:
+        same += 1
+    share = {n: distinct(ids, n) for n in (1, 2, 3, _N)}
+    total = run.sum_logprobs[0]
+    return {
+        "differs from": None if ids == others else same + 1,
+        "tokens": len(ids),
+        "log-probability": total,
+        "per token": total / len(ids),
+        f"repeated {_N}-grams": None if share[_N] is None else 1 - share[_N],
+        **{f"distinct-{n}": share[n] for n in (1, 2, 3)},
+    }
+
+
+def distinct(ids: list[int], n: int) -> float | None:
+    """The share of different n-grams among all; None where there are none."""
+    ngrams = list(zip(*(ids[i:] for i in range(n)), strict=False))
+    return len(set(ngrams)) / len(ngrams) if ngrams else None
+
+
+def _written(name: str, value: int | float | None) -> str:
+    if value is None:
+        return "–"
+    if name == "differs from":
+        return f"token {value}"
+    if isinstance(value, int):
+        return str(value)
+    return f"{value:.2f}" if name in ("log-probability", "per token") else f"{value:.1%}"
+
+
+def _result(steps: Generator):
+    """What a generator returns."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
