@@ -35,9 +35,11 @@ class Explorer(ipywidgets.VBox):
     What takes longer than a processor goes through `work`.
     """
 
+    _thread: threading.Thread | None = None  # the work under way
+
     def __init__(self, *controls: ipywidgets.Widget, below: tuple[ipywidgets.Widget, ...] = ()):
         self.view, self.message = ipywidgets.HTML(), ipywidgets.HTML()
-        self._lock, self._stopped, self._thread = threading.RLock(), threading.Event(), None
+        self._lock, self._stopped = threading.RLock(), threading.Event()
         self._progress = ipywidgets.FloatProgress(max=1.0, layout={"width": "240px"})
         self._stop = ipywidgets.Button(
             description="Stop", icon="stop", tooltip="Stop, and leave everything as it was"
@@ -169,7 +171,8 @@ class Explorer(ipywidgets.VBox):
             thread.join(timeout)
 
     def close(self) -> None:
-        self.stop()
+        if self.working:
+            self.stop()
         super().close()
 
     def _disable(self, by: ipywidgets.Widget | None) -> None:
