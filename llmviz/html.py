@@ -144,6 +144,8 @@ def lens_grid(lens, *, every: int = 1) -> View:
     lens: the Table that `llmviz.logit_lens` returns.
     every: show only the last layer and each so-many-th below it.
     """
+    if not isinstance(every, int) or every < 1:
+        raise ValueError(f"every={every!r}: it must be a whole number of 1 or more")
     top = lens[lens["rank"] == 1]
     read = top.drop_duplicates("position")
     last = int(top["layer"].max())

@@ -22,8 +22,10 @@ from .models import check_model, context_size
 from .tables import Table
 from .tokens import encode, token_labels
 
-# The lens makes scores for as many (layer, token) pairs at a time as fit into this many numbers.
-_MOST_SCORES = 2**23
+# The lens makes scores for as many (layer, token) pairs at a time as fit into this many numbers:
+# 64 MB. From 32 MB up, glibc gives a block back as soon as it is free; smaller ones come to lie
+# between results that stay, and memory grows with every part.
+_MOST_SCORES = 2**24
 
 
 class Labelled(NamedTuple):
@@ -72,6 +74,7 @@ def attentions(model, tokenizer, text: str) -> Labelled:
     return Labelled(_stacked(weights), token_labels(tokenizer, input_ids))
 
 
+@torch.no_grad()
 def logit_lens(
     model,
     tokenizer,
@@ -257,7 +260,7 @@ def _read_off(logits: Tensor, top_k: int, target_id: int | None) -> dict[str, Te
         "ids": ids,
         "logits": logits.gather(-1, ids),
         "log_probs": log_probs.gather(-1, ids),
-        "entropy": -(log_probs.exp() * log_probs).nansum(-1) / math.log(2),
+        "entropy": -log_probs.exp().mul_(log_probs).nansum(-1) / math.log(2),
     }
     if target_id is not None:
         target = logits[:, target_id, None]

@@ -542,4 +542,6 @@ def _short(label: str, most: int = 12) -> str:
 @cache
 def _characters() -> set[int]:
     """What matplotlib's font can draw; of anything else it draws a box, and prints a warning."""
-    return set(font_manager.get_font(font_manager.findfont("sans-serif")).get_charmap())
+    return set(
+        font_manager.get_font(font_manager.findfont(font_manager.FontProperties())).get_charmap()
+    )
