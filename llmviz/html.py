@@ -1,6 +1,7 @@
-"""Token strips as self-contained HTML: inline styles, no script, nothing fetched, all text escaped.
+"""Token strips and grids as self-contained HTML: inline styles, no script, nothing fetched.
 
-They keep their colours in a saved notebook that is neither trusted nor running.
+They keep their colours in a saved notebook that is neither trusted nor running. All text in them is
+escaped.
 """
 
 from __future__ import annotations
@@ -102,6 +103,93 @@ def side_by_side(runs: dict[str, Trace]) -> View:
     )
     table = f'<tr style="background:#ffffff">{header}</tr>{"".join(rows)}'
     return View(f'<table style="{_STRIP}">{table}</table>', "\n".join(lines))
+
+
+def attention_strip(weights, labels: list[str], *, query: int = -1) -> View:
+    """The text as one head sees it from one token: the darker, the more weight a token gets.
+
+    weights: shape (tokens, tokens), one head's, as in `llmviz.attentions(…).tensor[layer, head]`.
+    query: the number of the token that looks; it is framed, and those behind it are grey. The
+        weight of a token stands in its tooltip, and under it from 1 % on.
+    """
+    rows = [[float(w) for w in row] for row in weights]
+    if len(rows) != len(labels) or any(len(row) != len(labels) for row in rows):
+        raise ValueError(f"weights must have the shape ({len(labels)}, {len(labels)}), as labels")
+    if not -len(labels) <= query < len(labels):
+        raise ValueError(f"query={query!r}: the text has tokens 0 to {len(labels) - 1}")
+    query %= len(labels)
+    boxes, lines = [], [f"weights from token {query}, {labels[query]}"]
+    for i, (label, weight) in enumerate(zip(labels, rows[query], strict=True)):
+        style, below = f"{_TOKEN};text-align:center;vertical-align:top", "&nbsp;"
+        if i > query:
+            style += ";color:#9ca3af"
+        else:
+            fill, ink = _shade(math.sqrt(weight))
+            style += f";background:{fill};color:{ink}"
+            below = f"{weight:.0%}" if weight >= 0.01 else below
+            lines.append(f"{i} {label}  {weight:.3f}")
+        if i == query:
+            style += ";outline:2px solid #e69f00"
+        boxes.append(
+            f'<span title="{_text(label)}  {weight:.1%}" style="{style}">{_text(label)}'
+            f'<br><span style="font-size:9px">{below}</span></span>'
+        )
+    return View(f'<div style="{_STRIP}">{"".join(boxes)}</div>', "\n".join(lines))
+
+
+def lens_grid(lens, *, every: int = 1) -> View:
+    """A logit lens as a grid: a row a layer, the last on top, a column a token of the text.
+
+    In each cell stands the token that comes next by that layer; the darker, the more probable.
+    lens: the Table that `llmviz.logit_lens` returns.
+    every: show only the last layer and each so-many-th below it.
+    """
+    if not isinstance(every, int) or every < 1:
+        raise ValueError(f"every={every!r}: it must be a whole number of 1 or more")
+    top = lens[lens["rank"] == 1]
+    read = top.drop_duplicates("position")
+    last = int(top["layer"].max())
+    shown = set(range(last, -1, -every))
+    cell = "padding:2px 6px;border:1px solid #ffffff;text-align:left;white-space:pre"
+    head = f"{cell};color:#6b7280;font-weight:normal"
+    rows, lines = [], ["layer  " + " ".join(read["token"])]
+    for layer, group in reversed(list(top.groupby("layer"))):
+        if layer not in shown:
+            continue
+        boxes = [f'<th style="{head};text-align:right">{layer}</th>']
+        for row in group.itertuples():
+            fill, ink = _shade(row.probability)
+            hover = (
+                f"{_text(row.prediction)}  p = {row.probability:.3f}, behind layer {layer}, "
+                f"after {_text(row.token)}"
+            )
+            boxes.append(
+                f'<td title="{hover}" style="{cell};background:{fill};color:{ink}">'
+                f"{_text(_clipped(row.prediction))}</td>"
+            )
+        rows.append(f'<tr style="background:#ffffff">{"".join(boxes)}</tr>')
+        lines.append(f"{layer:>5}  " + " ".join(group["prediction"]))
+    names = "".join(f'<th style="{head}"><b>{_text(_clipped(t))}</b></th>' for t in read["token"])
+    rows.append(
+        f'<tr style="background:#ffffff"><th style="{head};text-align:right">reads</th>{names}</tr>'
+    )
+    table = f'<table style="{_STRIP};font-size:12px;line-height:1.3;max-width:none">'
+    return View(
+        f'<div style="overflow-x:auto">{table}{"".join(rows)}</table></div>', "\n".join(lines)
+    )
+
+
+def _clipped(label: str, most: int = 12) -> str:
+    return label if len(label) <= most else label[: most - 1] + "…"
+
+
+def _shade(share: float) -> tuple[str, str]:
+    """The fill for a share from 0 to 1, as in the figures, and an ink that is read on it."""
+    half = min(share, 0.5) * 2
+    fill = _mix((255, 255, 255), (156, 203, 232), half)
+    if share > 0.5:
+        fill = _mix((156, 203, 232), (0, 90, 143), 2 * share - 1)
+    return fill, "#ffffff" if share > 0.7 else "#222222"
 
 
 def _token(step: Step, labels: dict[int, str]) -> str:

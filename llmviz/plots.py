@@ -8,12 +8,14 @@ well be `$_$`.
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import matplotlib.pyplot as plt
 import torch
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 
 from . import processors
 from .trace import Trace
@@ -23,6 +25,8 @@ BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 INK, MUTED, FAINT = "#222222", "#6B7280", "#D1D5DB"
 SERIES = [BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9"]
 PROBABILITY = LinearSegmentedColormap.from_list("probability", ["#FFFFFF", "#9CCBE8", "#005A8F"])
+COSINE = LinearSegmentedColormap.from_list("cosine", [RED, "#FFFFFF", BLUE])
+ROOTS = PowerNorm(0.5, vmin=0, vmax=1)
 
 
 def plot_probabilities(
@@ -94,7 +98,7 @@ def plot_tokens(labels: list[str], token_ids=None, *, ax=None) -> Axes:
         ax.barh(0, width, left=left, color=SERIES[n % len(SERIES)], alpha=0.3, edgecolor="white")
         style = {"ha": "center", "va": "center", "parse_math": False}
         at = left + width / 2
-        ax.text(at, 0.12 if ids else 0, label, fontsize=12, color=INK, **style)
+        ax.text(at, 0.12 if ids else 0, _short(label, len(label)), fontsize=12, color=INK, **style)
         if ids:
             ax.text(at, -0.2, str(ids[n]), fontsize=9, color=MUTED, **style)
         left += width
@@ -164,8 +168,7 @@ def plot_steps(run: Trace, *, sequence: int = 0, top_k: int = 5, ax=None) -> Axe
     ax.set_yticks(range(rows), names)
     ax.set_xlabel("step")
     ax.set_ylabel("rank")
-    for spine in ax.spines.values():
-        spine.set_visible(False)
+    _no_spines(ax)
     ax.tick_params(length=0)
     return ax
 
@@ -301,8 +304,7 @@ def plot_beam_tree(run: Trace, *, prompt: int = 0, max_steps: int | None = None,
     ax.set_ylim(widest - 0.4, -0.6)
     ax.set_xticks(range(1, len(steps) + 1), [f"step {t}" for t in range(1, len(steps) + 1)])
     ax.yaxis.set_visible(False)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
+    _no_spines(ax)
     handles = [
         plt.Line2D([], [], marker=m, linestyle="none", markerfacecolor=f, markeredgecolor=MUTED)
         for m, f in (("o", BLUE), ("o", "white"), ("s", GREEN), ("s", "white"))
@@ -313,6 +315,178 @@ def plot_beam_tree(run: Trace, *, prompt: int = 0, max_steps: int | None = None,
         frameon=False, ncols=4, loc="upper left", bbox_to_anchor=(0, -0.3 / height), fontsize=9,
     )  # fmt: skip
     return ax
+
+
+def plot_attention_overview(
+    weights, labels: list[str], *, layer: int = 0, head: int = 0, ax=None
+) -> Axes:
+    """All attention maps of a model as small multiples, and one of them enlarged below.
+
+    weights: shape (layers, heads, tokens, tokens), as `llmviz.attentions` gives them. A column is
+        a layer, from the first at the left; a row is a head. In each map a row is a query and a
+        column a key.
+    layer, head: the one to enlarge, counted from 0 as in `weights`, framed in the overview.
+
+    The darker, the more weight, on a scale of square roots, so that small weights are seen. Where
+    a map has more tokens than dots, a dot shows the largest weight in it.
+    """
+    weights = torch.as_tensor(weights).detach().float().cpu()
+    _check_attention(weights, labels, 4, "(layers, heads, tokens, tokens)")
+    layers, heads, tokens, _ = weights.shape
+    for name, value, count in (("layer", layer, layers), ("head", head, heads)):
+        if not 0 <= value < count:
+            raise ValueError(f"{name}={value!r}: there are numbers 0 to {count - 1}")
+    ax = _axes(ax, width=10, height=max(10 * heads / layers, 1.2))
+    dots = min(tokens, max(1440 // layers - 4, 8))
+    small = torch.nn.functional.adaptive_max_pool2d(weights, dots)
+    gap = max(dots // 8, 1)
+    padded = torch.nn.functional.pad(_past(small), (0, gap, 0, gap), value=math.nan)
+    mosaic = padded.permute(1, 2, 0, 3).reshape(heads * (dots + gap), layers * (dots + gap))
+    extent = (-0.5, layers - 0.5, heads - 0.5, -0.5)
+    ax.imshow(mosaic, cmap=_attention_colours(), norm=ROOTS, extent=extent, aspect="auto",
+              interpolation="nearest")  # fmt: skip
+    share = gap / (dots + gap)
+    frame = {"facecolor": "none", "edgecolor": ORANGE, "linewidth": 2}
+    ax.add_patch(plt.Rectangle((layer - 0.5 - share / 2, head - 0.5 - share / 2), 1, 1, **frame))
+    for axis, count in ((ax.xaxis, layers), (ax.yaxis, heads)):
+        axis.set_ticks(range(0, count, 1 if count <= 32 else 4))
+    ax.set_xlabel("layer")
+    ax.set_ylabel("head")
+    _no_spines(ax)
+    size = min(2.2 + 0.2 * tokens, 6.5)
+    width, height = ax.figure.get_size_inches() * ax.get_position().size
+    below = ax.inset_axes((0.16, -(size + 0.95) / height, size / width, size / height))
+    plot_attention(weights[layer, head], labels, ax=below)
+    below.set_title(f"layer {layer}, head {head}", fontsize=10, color=INK, loc="left")
+    for spine in below.spines.values():
+        spine.set(visible=True, color=ORANGE, linewidth=2)
+    return ax
+
+
+def plot_attention(weights, labels: list[str], *, ax=None) -> Axes:
+    """One head's attention: a row is a query token, a column a key that it looks at.
+
+    weights: shape (tokens, tokens); a row adds up to 1. Shades are on a scale of square roots.
+    """
+    weights = torch.as_tensor(weights).detach().float().cpu()
+    _check_attention(weights, labels, 2, "(tokens, tokens)")
+    tokens = len(labels)
+    side = min(1.2 + 0.28 * tokens, 7)
+    ax = _axes(ax, width=side, height=side)
+    # A dot of the picture is never less than a token, however many there are.
+    ax.imshow(_past(weights), cmap=_attention_colours(), norm=ROOTS, interpolation="nearest")
+    every = math.ceil(tokens / 40)
+    for axis in (ax.xaxis, ax.yaxis):
+        _token_ticks(axis, labels, every)
+    ax.tick_params(axis="x", labelrotation=90)
+    ax.set_xlabel("key: the token looked at")
+    ax.set_ylabel("query: the token that looks")
+    _no_spines(ax)
+    return ax
+
+
+def plot_ranks(ranks: dict[str, list[int]], *, ax=None) -> Axes:
+    """A token's rank behind each layer, 1 on top, on a logarithmic scale: a line for each list.
+
+    ranks: by name, a list of one rank a layer, from layer 0, the embedding; such as
+        `logit_lens(…, position=-1, target=" Paris").target_rank`.
+    """
+    ax = _axes(ax, width=8, height=3.4)
+    for i, (name, values) in enumerate(ranks.items()):
+        style = {"color": SERIES[i % len(SERIES)], "marker": "osD^v"[i % 5], "markersize": 4}
+        ax.plot(range(len(values)), list(values), label=_short(name, 30), linewidth=1.6, **style)
+    ax.set_yscale("log")
+    ax.set_ylim(2 * max((max(values) for values in ranks.values()), default=1), 0.7)
+    ax.yaxis.set_major_formatter("{x:,.0f}")
+    ax.set_xlabel("layer")
+    ax.set_ylabel("rank")
+    if len(ranks) > 1:
+        for text in ax.legend(frameon=False).get_texts():
+            text.set_parse_math(False)
+    return ax
+
+
+def plot_similarity(hidden, *, ax=None) -> Axes:
+    """How much the hidden states of each two layers point the same way: their cosine, averaged
+    over the tokens.
+
+    hidden: shape (layers + 1, tokens, width), as `llmviz.hidden_states` gives them.
+    """
+    hidden = torch.as_tensor(hidden).detach().float().cpu()
+    _check_hidden(hidden)
+    unit = torch.nn.functional.normalize(hidden, dim=-1)
+    cosines = torch.einsum("itw,jtw->ij", unit, unit) / hidden.shape[1]
+    ax = _axes(ax, width=5.6, height=4.8)
+    # Cosines run from -1 to 1; white is 0, where nothing is shared.
+    image = ax.imshow(cosines, cmap=COSINE, vmin=-1, vmax=1, origin="lower")
+    bar = ax.figure.colorbar(image, ax=ax, label="cosine", shrink=0.8)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(colors=MUTED, length=0)
+    bar.ax.yaxis.label.set_color(MUTED)
+    ax.set_xlabel("layer")
+    ax.set_ylabel("layer")
+    _no_spines(ax)
+    return ax
+
+
+def plot_norms(hidden, labels: list[str], *, ax=None) -> Axes:
+    """The length of each token's hidden state behind each layer, on a logarithmic scale.
+
+    hidden: shape (layers + 1, tokens, width), as `llmviz.hidden_states` gives them, which have
+        been through the final norm at the last layer. The token with the longest one is singled
+        out, and named.
+    """
+    hidden = torch.as_tensor(hidden).detach().float().cpu()
+    _check_hidden(hidden)
+    if hidden.shape[1] != len(labels):
+        raise ValueError(f"hidden has {hidden.shape[1]} tokens and labels {len(labels)}")
+    norms = hidden.norm(dim=-1)
+    longest = int(norms.amax(0).argmax())
+    ax = _axes(ax, width=8, height=3.6)
+    for token in range(len(labels)):
+        style = {"color": FAINT, "linewidth": 1}
+        if token == longest:
+            style = {"color": ORANGE, "linewidth": 2.4, "zorder": 3}
+        ax.plot(norms[:, token].tolist(), **style)
+    peak = int(norms[:, longest].argmax())
+    ax.annotate(
+        f"{_short(labels[longest])} (token {longest})", (peak, norms[peak, longest].item()),
+        xytext=(6, 4), textcoords="offset points", color=RED, fontsize=9, parse_math=False,
+    )  # fmt: skip
+    ax.set_yscale("log")
+    ax.set_xlabel("layer")
+    ax.set_ylabel("length (L2 norm)")
+    return ax
+
+
+def _check_attention(weights, labels: list[str], dimensions: int, shape: str) -> None:
+    if weights.ndim != dimensions or weights.shape[-2:] != (len(labels), len(labels)):
+        raise ValueError(
+            f"weights has the shape {tuple(weights.shape)}, for {len(labels)} labels: pass {shape}"
+        )
+
+
+def _check_hidden(hidden) -> None:
+    if hidden.ndim != 3:
+        raise ValueError(
+            f"hidden has the shape {tuple(hidden.shape)}: pass (layers + 1, tokens, width)"
+        )
+
+
+def _past(weights: torch.Tensor) -> torch.Tensor:
+    """The weights without those of later tokens, which are 0 by construction."""
+    size = weights.shape[-1]
+    later = torch.ones(size, size, dtype=torch.bool).triu(1)
+    return weights.masked_fill(later, math.nan)
+
+
+def _attention_colours():
+    return PROBABILITY.with_extremes(bad="#F3F4F6")
+
+
+def _no_spines(ax: Axes) -> None:
+    for spine in ax.spines.values():
+        spine.set_visible(False)
 
 
 def show(ax: Axes, alt: str, title: str | None = None) -> None:
@@ -351,13 +525,23 @@ def _axes(ax: Axes | None, width: float = 7.0, height: float = 3.5) -> Axes:
     return ax
 
 
-def _token_ticks(axis, labels: list[str]) -> None:
+def _token_ticks(axis, labels: list[str], every: int = 1) -> None:
     """Token labels as ticks, at integer positions and without mathematics."""
-    axis.set_ticks(range(len(labels)), [_short(label) for label in labels])
+    axis.set_ticks(range(0, len(labels), every), [_short(label) for label in labels[::every]])
     for text in axis.get_ticklabels():
         text.set_parse_math(False)
         text.set_color(INK)
 
 
 def _short(label: str, most: int = 12) -> str:
-    return label if len(label) <= most else label[: most - 1] + "…"
+    """The label, cut to `most` characters, and with the code point of any the font has not."""
+    label = label if len(label) <= most else label[: most - 1] + "…"
+    return "".join(c if ord(c) in _characters() else f"⟨U+{ord(c):04X}⟩" for c in label)
+
+
+@cache
+def _characters() -> set[int]:
+    """What matplotlib's font can draw; of anything else it draws a box, and prints a warning."""
+    return set(
+        font_manager.get_font(font_manager.findfont(font_manager.FontProperties())).get_charmap()
+    )

@@ -60,7 +60,7 @@ def model(architecture: str, seed: int = 0, **config):
     """A random model in float32; its eos is token 257, its pad token 258."""
     torch.manual_seed(seed)
     special = {"eos_token_id": EOS, "pad_token_id": PAD, "bos_token_id": BOS}
-    made = CONFIG_MAPPING[architecture](**CONFIGS[architecture], **special, **config)
+    made = CONFIG_MAPPING[architecture](**(CONFIGS[architecture] | special | config))
     return AutoModelForCausalLM.from_config(made, dtype=torch.float32).eval()
 
 

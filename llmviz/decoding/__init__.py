@@ -13,13 +13,14 @@ import torch
 from torch import LongTensor
 
 from .. import processors
+from ..models import check_count, check_length, check_model
 from ..tokens import encode, token_labels
 from ..trace import Recorder, Trace
 from .assisted import assisted_search
 from .beams import beam_search, check_beams
 from .contrastive import contrastive_search
 from .dola import dola
-from .prefix import as_list, check_count, check_length, check_model, lengths_of, pad_token_id
+from .prefix import as_list, lengths_of, pad_token_id
 from .search import greedy_search, sample
 
 __all__ = [

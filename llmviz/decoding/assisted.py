@@ -12,8 +12,9 @@ import torch
 from torch import LongTensor, Tensor
 from torch.nn.functional import one_hot
 
+from ..models import check_count, check_length, check_model
 from ..trace import Draft, Trace
-from .prefix import Prefix, check_count, check_length, check_model
+from .prefix import Prefix
 from .search import Generation, draw, seeded
 
 

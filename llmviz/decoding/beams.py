@@ -19,8 +19,9 @@ import torch
 from torch import BoolTensor, LongTensor, Tensor
 
 from .. import processors
+from ..models import check_count
 from ..trace import BeamCandidate, BeamStep, Recorder, Trace
-from .prefix import Prefix, check_count, eos_token_ids
+from .prefix import Prefix, eos_token_ids
 from .search import seeded
 
 # Stands for "not at all": finite, so that what is added to it still has an order.

@@ -9,8 +9,8 @@ import torch
 from torch import LongTensor, Tensor
 from torch.nn.functional import normalize
 
+from ..models import check_count, check_length
 from ..trace import Trace
-from .prefix import check_count, check_length
 from .search import Generation
 
 

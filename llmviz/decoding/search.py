@@ -9,8 +9,9 @@ from torch import LongTensor, Tensor
 from torch.nn import functional
 
 from .. import processors
+from ..models import check_count
 from ..trace import Recorder, Trace
-from .prefix import Prefix, check_count, eos_token_ids, pad_token_id
+from .prefix import Prefix, eos_token_ids, pad_token_id
 
 
 def greedy_search(
