@@ -8,8 +8,9 @@ from collections.abc import Callable, Generator
 import ipywidgets
 from torch import LongTensor, Tensor
 
-from ..decoding.prefix import Prefix, check_length, check_model
+from ..decoding.prefix import Prefix
 from ..html import _text
+from ..models import check_length, check_model
 from ..tokens import encode
 
 # Colours are Okabe and Ito's, as in `plots`, and plain: a sanitiser removes anything cleverer.
