@@ -52,6 +52,7 @@ _HOME = {
     "Comparison": "widgets",
     "ProcessorChain": "widgets",
     "SamplerBench": "widgets",
+    "Inside": "widgets",
     "Stepper": "widgets",
 }
 _ROOMS = {

@@ -15,6 +15,7 @@ _HOME = {
     "BeamExplorer": "beams",
     "Comparison": "compare",
     "ProcessorChain": "chain",
+    "Inside": "inside",
 }
 
 __all__ = sorted(_HOME)
