@@ -269,6 +269,6 @@ def _image(picture: Tensor, alt: str, width: int) -> str:
     data = base64.b64encode(png.getvalue()).decode()
     height = round(width * picture.shape[0] / picture.shape[1])
     return (
-        f'<img src="data:image/png;base64,{data}" alt="{_text(alt)}" width="{width}" '
-        f'height="{height}" style="image-rendering:pixelated;max-width:none">'
+        f'<img src="data:image/png;base64,{data}" alt="{_text(alt)}" '
+        f'style="width:{width}px;height:{height}px;max-width:none;image-rendering:pixelated">'
     )
