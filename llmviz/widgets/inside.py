@@ -267,8 +267,7 @@ def _image(picture: Tensor, alt: str, width: int) -> str:
     png = BytesIO()
     Image.fromarray(picture.numpy()).save(png, format="png", compress_level=1)
     data = base64.b64encode(png.getvalue()).decode()
-    height = round(width * picture.shape[0] / picture.shape[1])
     return (
         f'<img src="data:image/png;base64,{data}" alt="{_text(alt)}" '
-        f'style="width:{width}px;height:{height}px;max-width:none;image-rendering:pixelated">'
+        f'style="width:{width}px;max-width:100%;height:auto;image-rendering:pixelated">'
     )
