@@ -108,8 +108,8 @@ induction_score = Exercise(
         ),
         "The mean was taken over all earlier places. Add up a token's weights first, then take the "
         "mean over the tokens.": _per_place,
-        "The score is 0, as it is when rows and columns are the wrong way round: weights[i, j] is what "
-        "i, the query, gives to j.": (lambda w, ids: _induction(w.T, ids)),
+        "The score is 0, as it is when rows and columns are the wrong way round: weights[i, j] is "
+        "what i, the query, gives to j.": (lambda w, ids: _induction(w.T, ids)),
         "This is the sum over the tokens. Divide it by how many stood there before.": (
             lambda w, ids: len(ids) * _induction(w, ids, divide_by_all=True)
         ),
