@@ -1,6 +1,6 @@
 """What the logit lens and all attention maps cost, in units of one bare forward pass.
 
-    python -m benchmarks.logit_lens
+    python benchmarks/logit_lens.py
 
 Each round times all of them one after the other; the ratios are medians over the rounds.
 """

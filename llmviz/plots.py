@@ -401,7 +401,9 @@ def plot_ranks(ranks: dict[str, list[int]], *, ax=None) -> Axes:
     ax.set_xlabel("layer")
     ax.set_ylabel("rank")
     if len(ranks) > 1:
-        for text in ax.legend(frameon=False).get_texts():
+        # Beside the lines, which may run anywhere.
+        legend = ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+        for text in legend.get_texts():
             text.set_parse_math(False)
     return ax
 
@@ -519,7 +521,7 @@ def _axes(ax: Axes | None, width: float = 7.0, height: float = 3.5) -> Axes:
         ax.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         ax.spines[side].set_color(FAINT)
-    ax.tick_params(colors=MUTED, length=0)
+    ax.tick_params(which="both", colors=MUTED, length=0)
     ax.xaxis.label.set_color(MUTED)
     ax.yaxis.label.set_color(MUTED)
     return ax

@@ -32,13 +32,13 @@ class Exercise:
     def verdict(self, attempt: Callable, *context) -> str:
         """A line that begins with ✓, with ✗ and the mistake, or with … for no attempt yet."""
         cases = self.cases(*context) if callable(self.cases) else self.cases
-        for case in cases:
+        for number, case in enumerate(cases):
             wanted = self.right(*_copies(case))
             try:
                 found = attempt(*_copies(case))
             except Exception as error:  # whatever a learner's code raises is worth reporting
                 return f"✗ Your code raised {type(error).__name__}: {error}"
-            if found is None or found is ...:
+            if number == 0 and (found is None or found is ...):
                 return "… not attempted yet"
             if _same(found, wanted):
                 continue

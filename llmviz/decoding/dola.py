@@ -34,7 +34,7 @@ def dola(
     dola_layers: "high" or "low", every second layer of the upper or lower half of the model (of
         its last or first 20, where it has more than 40), or a list of layers' numbers: 0 is the
         embedding, n the output of the n-th layer; the last layer is no candidate. With tied
-        embeddings, where layer 0 predicts the very token it was given, "low" begins at 2.
+        embeddings, where layer 0 predicts little but the token it was given, "low" begins at 2.
     do_sample, seed: draw from the contrasted scores, as `sample` does.
 
     `input_ids`, `attention_mask`, `stop` and `settings` as in `greedy_search`; the processors work
