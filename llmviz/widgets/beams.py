@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator
 from dataclasses import replace
 from html import escape
@@ -9,10 +10,11 @@ from urllib.parse import quote
 
 import ipywidgets
 import torch
+from torch import BoolTensor, LongTensor
 
 from .. import processors
 from ..decoding import _with_text as with_text
-from ..decoding.beams import BeamSearch, filler
+from ..decoding.beams import BeamSearch, check_beams, filler
 from ..decoding.prefix import check_length, check_model
 from ..html import _text
 from ..tokens import encode, token_labels
@@ -53,16 +55,22 @@ class BeamExplorer(Explorer):
         **settings,
     ):
         check_model(model)
+        check_beams(
+            num_beams=num_beams,
+            num_return_sequences=1,
+            length_penalty=length_penalty,
+            early_stopping=early_stopping,
+            do_sample=False,
+            num_beam_groups=1,
+            diversity_penalty=0.0,
+            max_new_tokens=max_new_tokens,
+        )
         if num_beams == 1:
             raise ValueError("num_beams=1: with one beam it is greedy search; pass 2 or more")
-        self._model, self._tokenizer, self._settings = model, tokenizer, settings
+        self.model, self.tokenizer, self._settings = model, tokenizer, settings
         self._labels: dict[int, str] = {}
         self._same: dict[tuple, bool] = {}  # what `generate` was found to give, by the settings
         found = _result(self._search(prompt, num_beams, max_new_tokens))
-        found[1].replay(
-            length_penalty=length_penalty, early_stopping=early_stopping
-        )  # or it raises
-
         wide = {"style": {"description_width": "150px"}, "layout": {"width": "400px"}}
         narrow = {"style": {"description_width": "150px"}, "layout": {"width": "240px"}}
         self.prompt_box = text_box("prompt", prompt, "What the model reads; Enter takes it over")
@@ -92,7 +100,9 @@ class BeamExplorer(Explorer):
             tooltip="Call model.generate with these arguments, and compare tokens and score",
         )  # fmt: skip
         self._take_over(found)
-        self._same[self._key] = self._equals_generate() if self._in_transformers else None
+        self.compare_button.disabled = not self._in_transformers
+        if self._in_transformers:
+            self._same[self._key] = self._equals_generate(threading.Event())
         for box in (self.prompt_box, self.beams_box, self.length_box):
             box.observe(self._on_search, "value")
         self.step_slider.observe(self.reacts(self._sort_out), "value")
@@ -115,10 +125,10 @@ class BeamExplorer(Explorer):
     # The search, and its bookkeeping
 
     def _search(self, prompt: str, num_beams: int, max_new_tokens: int) -> Generator:
-        input_ids = encode(self._tokenizer, prompt)[0]
-        check_length(self._model, input_ids.shape[1], max_new_tokens)
+        input_ids = encode(self.tokenizer, prompt)[0]
+        check_length(self.model, input_ids.shape[1], max_new_tokens)
         search = BeamSearch(
-            self._model,
+            self.model,
             input_ids,
             num_beams=num_beams,
             max_new_tokens=max_new_tokens,
@@ -132,7 +142,7 @@ class BeamExplorer(Explorer):
         self.prompt, self.search = found
         tokens = {i for (c,) in self.search.steps for i in c.tokens.flatten().tolist()}
         new = sorted(tokens - self._labels.keys())
-        self._labels |= zip(new, token_labels(self._tokenizer, new), strict=True)
+        self._labels |= zip(new, token_labels(self.tokenizer, new), strict=True)
         self._same.clear()
         self._rescore(at_end=True)
 
@@ -151,10 +161,11 @@ class BeamExplorer(Explorer):
     @property
     def run(self) -> Trace:
         """What `lv.generate` returns for the present settings."""
-        run = self.search.replay(
-            length_penalty=self.length_penalty, early_stopping=self.early_stopping
-        )
-        return with_text(replace(run, prompts=[self.prompt]), self._tokenizer)
+        return with_text(replace(self._replay(), prompts=[self.prompt]), self.tokenizer)
+
+    def _replay(self) -> Trace:
+        length_penalty, early_stopping = self._key
+        return self.search.replay(length_penalty=length_penalty, early_stopping=early_stopping)
 
     def _rescore(self, at_end: bool = False) -> None:
         """Do the bookkeeping again for the present settings, to see how long the search is."""
@@ -200,9 +211,7 @@ class BeamExplorer(Explorer):
     def _on_compare(self, _) -> None:
         def steps() -> Generator:
             yield 0, 1
-            if not self._in_transformers:
-                raise ValueError("presence_penalty and frequency_penalty are not in transformers")
-            return self._key, self._equals_generate()
+            return self._key, self._equals_generate(self._stopped)
 
         def then(found) -> None:
             self._same[found[0]] = found[1]
@@ -234,24 +243,25 @@ class BeamExplorer(Explorer):
             return f"model.generate(**inputs, {arguments})"
         return f"lv.generate(model, tokenizer, prompt, {arguments})"
 
-    def _equals_generate(self) -> bool:
+    def _equals_generate(self, stopped: threading.Event) -> bool:
         """Call `model.generate`, and say whether its tokens and score are those shown."""
-        input_ids = self.search.input_ids
-        output = self._model.generate(
-            input_ids.to(self._model.device),
-            attention_mask=torch.ones_like(input_ids).to(self._model.device),
-            pad_token_id=filler(self._model) if self.search.eos else None,
+        input_ids, run = self.search.input_ids, self._replay()
+
+        def enough(texts: LongTensor, scores, **kwargs) -> BoolTensor:
+            return torch.full((len(texts),), stopped.is_set(), device=texts.device)
+
+        output = self.model.generate(
+            input_ids.to(self.model.device),
+            attention_mask=torch.ones_like(input_ids).to(self.model.device),
+            pad_token_id=filler(self.model) if self.search.eos else None,
+            stopping_criteria=[enough],
             return_dict_in_generate=True,
             output_scores=True,
             **self.arguments,
         )
-        score = self.run.sequences_scores[0]
-        near = abs(output.sequences_scores[0].item() - score) <= 1e-5 * max(abs(score), 1)
-        return (
-            near
-            and output.sequences[0].tolist()
-            == self.run.sequences[0].tolist()[: output.sequences.shape[1]]
-        )
+        (score,), (theirs,) = run.sequences_scores, output.sequences_scores.tolist()
+        near = abs(theirs - score) <= 1e-5 * max(abs(score), 1)
+        return near and output.sequences.tolist() == run.sequences.tolist()
 
     # Its views
 
@@ -267,6 +277,8 @@ class BeamExplorer(Explorer):
         return f"step {step}: over, since {why}"
 
     def _comparison(self) -> str:
+        if not self._in_transformers:
+            return "presence_penalty and frequency_penalty are not in transformers"
         same = self._same.get(self._key)
         if same is None:
             return "not yet compared with generate for these settings"
@@ -296,7 +308,7 @@ class BeamExplorer(Explorer):
             for c in candidates
             if c.sum_score > -1e8
         ]
-        head = ["", f"candidates of step {self.step_slider.value}", "log-prob.", "sum", "", ""]
+        head = ["", f"candidates of step {self.step_slider.value}", "log-prob.", "sum", "", "why"]
         finished = [
             [
                 "▸" if place == 0 else "",
@@ -307,11 +319,11 @@ class BeamExplorer(Explorer):
             ]
             for place, (score, path) in enumerate(self.finished)
         ]
-        power = f"score = sum / length<sup>{self.length_penalty:g}</sup>"
+        power = f"score = sum / length ** {self.length_penalty:g}"
         done = (
             table(["", "finished so far", "sum", "length", power], finished, "llrrr")
             if finished
-            else f'<p style="color:{MUTED}">none has finished yet</p>'
+            else f'<div style="color:{MUTED};margin:4px 0">none has finished yet</div>'
         )
         return card(
             f'<div style="color:{MUTED};white-space:pre-wrap">{_text(self.prompt[-300:])} …</div>',
@@ -390,8 +402,8 @@ def tree_svg(run: Trace) -> str:
             label = _short(run.labels[c.token_id], 9)
             score = c.sum_score if c.final_score is None else c.final_score
             struck = c.fate in ("pruned", "discarded")
-            nodes.append(_svg_text(left + 9, top - 4, label, ink, 12, "monospace", struck))
-            nodes.append(_svg_text(left + 9, top + 12, f" {score:.2f}", MUTED, 10))
+            nodes.append(_svg_text(left + 9, top - 6, label, ink, 12, "monospace", struck))
+            nodes.append(_svg_text(left + 9, top + 13, f" {score:.2f}", MUTED, 10))
             if c.next_beam is not None:
                 following[c.next_beam] = (left, top)
         parents = following
@@ -404,9 +416,13 @@ def tree_svg(run: Trace) -> str:
     path = "".join(run.labels[s.candidates[i].token_id] for s, i in zip(steps, best, strict=False))
     alt = f"Tree of a beam search over {len(steps)} steps; its best hypothesis is {path}"
     return (
-        f'<img src="data:image/svg+xml,{quote(svg)}" alt="{_text(alt)}" '
+        f'<img src="data:image/svg+xml,{quote(svg)}" alt="{_attribute(alt)}" '
         f'style="display:block;width:{width}px;max-width:none;height:{height}px">'
     )
+
+
+def _attribute(text: str) -> str:
+    return escape(text).replace("$", "&#36;")
 
 
 def _svg_node(x: int, y: int, fate: str, on_path: bool) -> str:

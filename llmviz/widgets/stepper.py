@@ -89,7 +89,9 @@ class Stepper(Explorer):
         processors.check(vocab_size=model.config.get_text_config().vocab_size, **settings)
         if not isinstance(do_sample, bool):
             raise ValueError(f"do_sample={do_sample!r}: it must be True or False")
-        self._model, self._tokenizer, self._eos = model, tokenizer, eos_token_ids(model)
+        if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**64:
+            raise ValueError(f"seed={seed!r}: it must be a whole number from 0 to 2**64 − 1")
+        self.model, self.tokenizer, self._eos = model, tokenizer, eos_token_ids(model)
         self._max_new_tokens, self._do_sample, self._seed = max_new_tokens, do_sample, seed
         self._settings = settings
         self._labels: dict[int, str] = {}
@@ -131,9 +133,9 @@ class Stepper(Explorer):
     # The tree
 
     def _read(self, prompt: str) -> tuple[str, LongTensor, Node, Prefix]:
-        input_ids = encode(self._tokenizer, prompt)[0]
-        check_length(self._model, input_ids.shape[1], self._max_new_tokens)
-        root, prefix = Node(None, None), Prefix(self._model, input_ids)
+        input_ids = encode(self.tokenizer, prompt)[0]
+        check_length(self.model, input_ids.shape[1], self._max_new_tokens)
+        root, prefix = Node(None, None), Prefix(self.model, input_ids)
         state = seeded(self._seed).get_state() if self._do_sample else None
         self._look(root, input_ids, prefix, state)
         return prompt, input_ids, root, prefix
@@ -163,7 +165,7 @@ class Stepper(Explorer):
         recorder.record(logits, scores, chosen)
         node.step = recorder.steps([1])[0][0]
         new = sorted({c.token_id for c in node.step.candidates} - self._labels.keys())
-        self._labels |= zip(new, token_labels(self._tokenizer, new), strict=True)
+        self._labels |= zip(new, token_labels(self.tokenizer, new), strict=True)
 
     def take(self, token_id: int) -> None:
         """Go on with this token, one of the step's candidates.
@@ -183,7 +185,7 @@ class Stepper(Explorer):
                 if self._prefix.input_ids.tolist() == ids[:, :-1].tolist():
                     self._prefix.append(ids[:, -1])
                 else:  # it stands on another branch; no cache of every architecture goes back
-                    self._prefix = Prefix(self._model, ids)
+                    self._prefix = Prefix(self.model, ids)
                 self._look(child, ids, self._prefix, node.random)
             node.children[token_id] = child
         node.latest = self.node = node.children[token_id]
@@ -217,7 +219,7 @@ class Stepper(Explorer):
         sequences = torch.cat([self._input_ids, ids], dim=-1)
         return Trace(
             [self.prompt],
-            self._tokenizer.batch_decode(sequences, skip_special_tokens=True),
+            self.tokenizer.batch_decode(sequences, skip_special_tokens=True),
             sequences,
             self._input_ids.shape[1],
             [steps],
@@ -299,7 +301,8 @@ class Stepper(Explorer):
         node = self.node
         text = token_strip(self.trace)._repr_html_()
         if node.step is None:
-            board = f"<p>The text ends here, {_text(self._why_ended(node))}.</p>"
+            why = _text(self._why_ended(node))
+            board = f'<div style="margin:8px 0"><b>The text ends here, {why}.</b></div>'
         else:
             board = _bars(node, self._labels, self._next_token())
         where = f"after {len(node.path)} new tokens; next, by {_text(self._strategy())}:"
