@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import llmviz as lv
-from llmviz.widgets.beams import BeamExplorer, tree_svg
+from llmviz.widgets.beams import tree_svg
 from tests import hostile, tiny
 from tests.views import assert_harmless, assert_leaves_a_picture
 
@@ -20,7 +20,7 @@ PENALTIES, STOPPING = (-2.0, -0.5, 0.0, 1.0, 2.5), (False, True, "never")
 
 
 def explorer(model=None, prompt=PROMPT, **settings):
-    return BeamExplorer(
+    return lv.BeamExplorer(
         model or ending(), tiny.tokenizer(), prompt, **({"max_new_tokens": 7} | settings)
     )
 
@@ -35,7 +35,7 @@ def ending(architecture="llama", seed=0):
 
 def at_each_setting(found):
     for penalty, stopping in itertools.product(PENALTIES, STOPPING):
-        found.penalty_slider.value, found.stopping_list.value = penalty, stopping
+        found.penalty_slider.value, found.stopping_slider.value = penalty, stopping
         yield penalty, stopping
 
 
@@ -90,7 +90,7 @@ def test_the_tree_grows_and_tells_what_was_known_then():
     for _ in at_each_step(found):
         steps = found.present.beams[0]
         assert len(steps) == found.step_slider.value
-        assert tree_svg(found.present).count("step%20") == len(steps)
+        assert tree_svg(found.present, 7).count("step%20") == len(steps)
         assert found.is_over == (len(steps) == last)
         fates = {(t, c.rank): c.fate for t, s in enumerate(steps) for c in s.candidates}
         later |= {k for k, fate in fates.items() if fate == "finished"}
@@ -132,7 +132,7 @@ def test_it_says_whether_generate_gives_the_same(monkeypatch):
     assert "✓" in repr(found)
     found.penalty_slider.value = 1.0
     assert "✓" in repr(found), "it has been compared before"
-    found.stopping_list.value = "never"
+    found.stopping_slider.value = "never"
     generate = found.model.generate
 
     def other(*args, **kwargs):
@@ -210,7 +210,7 @@ def test_at_the_start_bad_arguments_raise(bad, named):
 
 
 def test_hostile_tokens_and_prompts_stay_text():
-    found = BeamExplorer(hostile.model(), hostile.tokenizer(), hostile.PROMPT, max_new_tokens=4)
+    found = lv.BeamExplorer(hostile.model(), hostile.tokenizer(), hostile.PROMPT, max_new_tokens=4)
     for _ in at_each_step(found):
         assert any(text[:4] in repr(found) for text in hostile.TEXTS)
         assert_leaves_a_picture(found)
@@ -232,7 +232,7 @@ def test_hostile_tokens_and_prompts_stay_text():
 def test_what_xml_forbids_does_not_break_the_tree():
     found = explorer()
     found._labels.update(dict.fromkeys(found._labels, "\x00\x1b\ud800\ufffe<&>"))
-    svg = unquote(re.search(r"svg\+xml,([^\"]*)\"", tree_svg(found.present))[1])
+    svg = unquote(re.search(r"svg\+xml,([^\"]*)\"", tree_svg(found.present, 7))[1])
     ElementTree.fromstring(svg)
 
 
@@ -245,5 +245,5 @@ def test_the_figure_is_the_tree_at_the_present_step():
 
 
 def test_on_the_default_model(default_model):
-    found = BeamExplorer(*default_model, "I enjoy walking with my cute dog", max_new_tokens=5)
+    found = lv.BeamExplorer(*default_model, "I enjoy walking with my cute dog", max_new_tokens=5)
     assert "✓" in repr(found)

@@ -7,7 +7,7 @@ import pytest
 
 import llmviz as lv
 from llmviz.widgets import compare
-from llmviz.widgets.compare import Comparison, distinct, measures, parse_arguments
+from llmviz.widgets.compare import distinct, measures, parse_arguments
 from tests import hostile, tiny
 from tests.test_html import hand_made
 from tests.views import assert_harmless, assert_leaves_a_picture
@@ -22,7 +22,7 @@ STRATEGIES = {
 
 def comparison(prompt=PROMPT, strategies=None, **more):
     model, tokenizer = tiny.model("llama"), tiny.tokenizer()
-    return Comparison(
+    return lv.Comparison(
         model, tokenizer, prompt, strategies or STRATEGIES, **({"max_new_tokens": 8} | more)
     )
 
@@ -210,7 +210,7 @@ def test_the_first_difference_is_marked_and_told():
 
 def test_hostile_tokens_names_and_prompts_stay_text():
     strategies = {hostile.TEXTS[0]: {}, hostile.TEXTS[2]: {"do_sample": True, "seed": 1}}
-    found = Comparison(
+    found = lv.Comparison(
         hostile.model(), hostile.tokenizer(), hostile.PROMPT, strategies, max_new_tokens=8
     )
     assert any(text in repr(found) for text in hostile.TEXTS)
@@ -238,7 +238,7 @@ def test_the_figure_frames_the_first_difference():
 
 
 def test_on_the_default_model(default_model):
-    found = Comparison(
+    found = lv.Comparison(
         *default_model, "The capital of France is", {"a": {}, "b": {"num_beams": 2}},
         max_new_tokens=3,
     )  # fmt: skip

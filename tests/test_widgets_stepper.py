@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import llmviz as lv
-from llmviz.widgets.stepper import Stepper, branch_lines
+from llmviz.widgets.stepper import branch_lines
 from tests import hostile, tiny
 from tests.views import assert_harmless, assert_leaves_a_picture
 
@@ -15,7 +15,7 @@ PROMPT = "hello there"
 
 
 def stepper(prompt=PROMPT, architecture="llama", **settings):
-    return Stepper(tiny.model(architecture), tiny.tokenizer(), prompt, **settings)
+    return lv.Stepper(tiny.model(architecture), tiny.tokenizer(), prompt, **settings)
 
 
 class Passes:
@@ -126,6 +126,11 @@ def test_the_tree_keeps_all_branches_and_the_list_leads_to_them():
     found.forward_button.click()
     found.forward_button.click()
     assert found.node is first, "forward goes back to where one came from"
+    found.branch_button.click()
+    assert found.node is second and found.branch_list.value is second
+    found.branch_button.click()
+    found.branch_button.click()
+    assert found.node is first
     assert found.view.value.count("▸") == 3  # the sentence, the next token, the place in the tree
 
 
@@ -248,7 +253,7 @@ def test_at_the_start_bad_arguments_raise(bad, named):
 
 
 def test_hostile_tokens_and_prompts_stay_text():
-    found = Stepper(hostile.model(), hostile.tokenizer(), hostile.PROMPT)
+    found = lv.Stepper(hostile.model(), hostile.tokenizer(), hostile.PROMPT)
     for _ in range(3):
         found.forward_button.click()
     found.back_button.click()
@@ -290,5 +295,5 @@ def test_the_state_is_told_the_same_on_every_machine():
 
 
 def test_on_the_default_model(default_model):
-    found = Stepper(*default_model, "The capital of France is", max_new_tokens=5)
+    found = lv.Stepper(*default_model, "The capital of France is", max_new_tokens=5)
     assert repr(found).splitlines()[2].startswith("▸ ␣Paris  77.")

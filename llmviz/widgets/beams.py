@@ -91,7 +91,8 @@ class BeamExplorer(Explorer):
             tooltip="A finished hypothesis scores sum / length ** length_penalty; higher favours "
             "long ones", **wide,
         )  # fmt: skip
-        self.stopping_list = ipywidgets.Dropdown(
+        # Not a Dropdown: JupyterLab keeps the arrow keys up and down for itself.
+        self.stopping_slider = ipywidgets.SelectionSlider(
             options=[("False", False), ("True", True), ("'never'", "never")], value=early_stopping,
             description="early_stopping", tooltip="When it is enough", **wide,
         )  # fmt: skip
@@ -106,7 +107,7 @@ class BeamExplorer(Explorer):
         for box in (self.prompt_box, self.beams_box, self.length_box):
             box.observe(self._on_search, "value")
         self.step_slider.observe(self.reacts(self._sort_out), "value")
-        for control in (self.penalty_slider, self.stopping_list):
+        for control in (self.penalty_slider, self.stopping_slider):
             control.observe(self.reacts(self._rescore), "value")
         self.compare_button.on_click(self._on_compare)
         wrap = {"flex_flow": "row wrap"}
@@ -116,7 +117,7 @@ class BeamExplorer(Explorer):
             ipywidgets.HBox(
                 [
                     self.step_slider,
-                    ipywidgets.VBox([self.penalty_slider, self.stopping_list]),
+                    ipywidgets.VBox([self.penalty_slider, self.stopping_slider]),
                 ],
                 layout=wrap,
             ),
@@ -152,7 +153,7 @@ class BeamExplorer(Explorer):
 
     @property
     def early_stopping(self) -> bool | str:
-        return self.stopping_list.value
+        return self.stopping_slider.value
 
     @property
     def _key(self) -> tuple:
@@ -294,7 +295,7 @@ class BeamExplorer(Explorer):
         return [self._labels[c.token_id] for c in reversed(path)]
 
     def picture(self) -> str:
-        tree = tree_svg(self.present)
+        tree = tree_svg(self.present, self.step_slider.max)
         candidates = self.present.beams[0][-1].candidates
         rows = [
             [
@@ -303,7 +304,8 @@ class BeamExplorer(Explorer):
                 f"{c.score:.2f}",
                 f"{c.sum_score:.2f}",
                 f"<b>{_FATES[c.fate]}</b>" if c.fate in ("running", "finished") else _FATES[c.fate],
-                f'<span style="color:{MUTED}">{_text(c.reason)}</span>',
+                f'<div style="color:{MUTED};white-space:normal;max-width:360px">'
+                f"{_text(c.reason)}</div>",
             ]
             for c in candidates
             if c.sum_score > -1e8
@@ -312,7 +314,7 @@ class BeamExplorer(Explorer):
         finished = [
             [
                 "▸" if place == 0 else "",
-                _hypothesis_html([self._labels[c.token_id] for c in path], "finished"),
+                _hypothesis_html([self._labels[c.token_id] for c in path], "finished", 20),
                 f"{path[-1].sum_score:.2f}",
                 str(len(path)),
                 f"<b>{score:.3f}</b>",
@@ -328,7 +330,8 @@ class BeamExplorer(Explorer):
         return card(
             f'<div style="color:{MUTED};white-space:pre-wrap">{_text(self.prompt[-300:])} …</div>',
             f'<div style="margin:4px 0"><b>{_text(self._verdict())}</b></div>',
-            f'<div style="overflow-x:auto">{tree}</div>',
+            # From right to left, so that of a tree that is too wide the newest steps are seen.
+            f'<div style="overflow-x:auto;direction:rtl">{tree}</div>',
             _legend(),
             table(head, rows, "llrrll"),
             done,
@@ -364,24 +367,26 @@ def _result(steps: Generator):
             return end.value
 
 
-_COLUMN, _ROW = 96, 34  # pixels of a step and of a candidate in the tree
+_ROW = 34  # pixels of a candidate in the tree
 
 
-def tree_svg(run: Trace) -> str:
+def tree_svg(run: Trace, num_steps: int) -> str:
     """A beam search as a tree that grows to the right, as an <img> with an alternative text.
 
+    Of `num_steps` columns in all, it has as many as steps were made; up to 11 fit into a card.
     Its places are ranks, not scores, so that the same search is the same picture everywhere. Round
     is what goes on, square what has ended; filled is what is kept, hollow what is not.
     """
     steps, best = run.beams[0], run.beam_paths[0]
+    column = min(max(810 // num_steps, 74), 96)
     widest = max(sum(c.sum_score > -1e8 for c in step.candidates) for step in steps)
-    height, width = widest * _ROW + 24, (len(steps) + 1) * _COLUMN - 20
+    height, width = widest * _ROW + 24, len(steps) * column + 62
     lines, nodes = [], []
     middle = _ROW // 2 + 20
     parents = {0: (40, middle)}
     nodes.append(_svg_text(4, middle + 4, "start", MUTED))
     for x, step in enumerate(steps):
-        left, following = 70 + x * _COLUMN, {}
+        left, following = 64 + x * column, {}
         nodes.append(_svg_text(left - 5, 12, f"step {x + 1}", MUTED, 11))
         for y, c in enumerate(step.candidates):
             if c.sum_score <= -1e8:
@@ -393,13 +398,13 @@ def tree_svg(run: Trace) -> str:
             x0, y0 = parents[c.beam]
             # Level below the parent's label, then aslant.
             line = (
-                f'<path d="M{x0} {y0} H{left - 26} L{left} {top}" stroke="{colour}" '
+                f'<path d="M{x0} {y0} H{left - 22} L{left} {top}" stroke="{colour}" '
                 f'stroke-width="{thick}" fill="none"/>'
             )
             lines.append((on_path, alive, line))
             nodes.append(_svg_node(left, top, c.fate, on_path))
             ink = INK if alive else MUTED
-            label = _short(run.labels[c.token_id], 9)
+            label = _short(run.labels[c.token_id], (column - 16) // 7)
             score = c.sum_score if c.final_score is None else c.final_score
             struck = c.fate in ("pruned", "discarded")
             nodes.append(_svg_text(left + 9, top - 6, label, ink, 12, "monospace", struck))
@@ -417,7 +422,7 @@ def tree_svg(run: Trace) -> str:
     alt = f"Tree of a beam search over {len(steps)} steps; its best hypothesis is {path}"
     return (
         f'<img src="data:image/svg+xml,{quote(svg)}" alt="{_attribute(alt)}" '
-        f'style="display:block;width:{width}px;max-width:none;height:{height}px">'
+        f'style="display:block;margin-right:auto;width:{width}px;max-width:none;height:{height}px">'
     )
 
 
@@ -446,10 +451,10 @@ def _svg_text(
     )
 
 
-def _hypothesis_html(labels: list[str], fate: str) -> str:
-    """The last tokens of a hypothesis, the very last one in bold."""
-    more = "…" if len(labels) > _TAIL else ""
-    *before, last = (token(_short(label, 16)) for label in labels[-_TAIL:])
+def _hypothesis_html(labels: list[str], fate: str, most: int = _TAIL) -> str:
+    """The last tokens of a hypothesis, `most` of them, the very last one in bold."""
+    more = "…" if len(labels) > most else ""
+    *before, last = (token(_short(label, 16)) for label in labels[-most:])
     last = f"<s>{last}</s>" if fate in ("pruned", "discarded") else f"<b>{last}</b>"
     return f'<span style="color:{MUTED}">{more}{"".join(before)}</span>{last}'
 

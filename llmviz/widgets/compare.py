@@ -65,7 +65,7 @@ class Comparison(Explorer):
             for n, (_, settings) in enumerate(rows, start=1)
         ]  # fmt: skip
         self.run_button = ipywidgets.Button(
-            description="Run", icon="play", tooltip="Generate what has been edited"
+            description="Run", tooltip="Generate what has been edited"
         )
         for box in (self.prompt_box, *self.name_boxes, *self.settings_boxes):
             box.observe(lambda _: self.say("Edited: Run takes it over."), "value")
