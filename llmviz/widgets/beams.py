@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator
 from dataclasses import replace
 from html import escape
@@ -9,10 +10,11 @@ from urllib.parse import quote
 
 import ipywidgets
 import torch
+from torch import BoolTensor, LongTensor
 
 from .. import processors
 from ..decoding import _with_text as with_text
-from ..decoding.beams import BeamSearch, filler
+from ..decoding.beams import BeamSearch, check_beams, filler
 from ..decoding.prefix import check_length, check_model
 from ..html import _text
 from ..tokens import encode, token_labels
@@ -53,16 +55,22 @@ class BeamExplorer(Explorer):
         **settings,
     ):
         check_model(model)
+        check_beams(
+            num_beams=num_beams,
+            num_return_sequences=1,
+            length_penalty=length_penalty,
+            early_stopping=early_stopping,
+            do_sample=False,
+            num_beam_groups=1,
+            diversity_penalty=0.0,
+            max_new_tokens=max_new_tokens,
+        )
         if num_beams == 1:
             raise ValueError("num_beams=1: with one beam it is greedy search; pass 2 or more")
-        self._model, self._tokenizer, self._settings = model, tokenizer, settings
+        self.model, self.tokenizer, self._settings = model, tokenizer, settings
         self._labels: dict[int, str] = {}
         self._same: dict[tuple, bool] = {}  # what `generate` was found to give, by the settings
         found = _result(self._search(prompt, num_beams, max_new_tokens))
-        found[1].replay(
-            length_penalty=length_penalty, early_stopping=early_stopping
-        )  # or it raises
-
         wide = {"style": {"description_width": "150px"}, "layout": {"width": "400px"}}
         narrow = {"style": {"description_width": "150px"}, "layout": {"width": "240px"}}
         self.prompt_box = text_box("prompt", prompt, "What the model reads; Enter takes it over")
@@ -83,7 +91,8 @@ class BeamExplorer(Explorer):
             tooltip="A finished hypothesis scores sum / length ** length_penalty; higher favours "
             "long ones", **wide,
         )  # fmt: skip
-        self.stopping_list = ipywidgets.Dropdown(
+        # Not a Dropdown: JupyterLab keeps the arrow keys up and down for itself.
+        self.stopping_slider = ipywidgets.SelectionSlider(
             options=[("False", False), ("True", True), ("'never'", "never")], value=early_stopping,
             description="early_stopping", tooltip="When it is enough", **wide,
         )  # fmt: skip
@@ -92,11 +101,13 @@ class BeamExplorer(Explorer):
             tooltip="Call model.generate with these arguments, and compare tokens and score",
         )  # fmt: skip
         self._take_over(found)
-        self._same[self._key] = self._equals_generate() if self._in_transformers else None
+        self.compare_button.disabled = not self._in_transformers
+        if self._in_transformers:
+            self._same[self._key] = self._equals_generate(threading.Event())
         for box in (self.prompt_box, self.beams_box, self.length_box):
             box.observe(self._on_search, "value")
         self.step_slider.observe(self.reacts(self._sort_out), "value")
-        for control in (self.penalty_slider, self.stopping_list):
+        for control in (self.penalty_slider, self.stopping_slider):
             control.observe(self.reacts(self._rescore), "value")
         self.compare_button.on_click(self._on_compare)
         wrap = {"flex_flow": "row wrap"}
@@ -106,7 +117,7 @@ class BeamExplorer(Explorer):
             ipywidgets.HBox(
                 [
                     self.step_slider,
-                    ipywidgets.VBox([self.penalty_slider, self.stopping_list]),
+                    ipywidgets.VBox([self.penalty_slider, self.stopping_slider]),
                 ],
                 layout=wrap,
             ),
@@ -115,10 +126,10 @@ class BeamExplorer(Explorer):
     # The search, and its bookkeeping
 
     def _search(self, prompt: str, num_beams: int, max_new_tokens: int) -> Generator:
-        input_ids = encode(self._tokenizer, prompt)[0]
-        check_length(self._model, input_ids.shape[1], max_new_tokens)
+        input_ids = encode(self.tokenizer, prompt)[0]
+        check_length(self.model, input_ids.shape[1], max_new_tokens)
         search = BeamSearch(
-            self._model,
+            self.model,
             input_ids,
             num_beams=num_beams,
             max_new_tokens=max_new_tokens,
@@ -132,7 +143,7 @@ class BeamExplorer(Explorer):
         self.prompt, self.search = found
         tokens = {i for (c,) in self.search.steps for i in c.tokens.flatten().tolist()}
         new = sorted(tokens - self._labels.keys())
-        self._labels |= zip(new, token_labels(self._tokenizer, new), strict=True)
+        self._labels |= zip(new, token_labels(self.tokenizer, new), strict=True)
         self._same.clear()
         self._rescore(at_end=True)
 
@@ -142,7 +153,7 @@ class BeamExplorer(Explorer):
 
     @property
     def early_stopping(self) -> bool | str:
-        return self.stopping_list.value
+        return self.stopping_slider.value
 
     @property
     def _key(self) -> tuple:
@@ -151,10 +162,11 @@ class BeamExplorer(Explorer):
     @property
     def run(self) -> Trace:
         """What `lv.generate` returns for the present settings."""
-        run = self.search.replay(
-            length_penalty=self.length_penalty, early_stopping=self.early_stopping
-        )
-        return with_text(replace(run, prompts=[self.prompt]), self._tokenizer)
+        return with_text(replace(self._replay(), prompts=[self.prompt]), self.tokenizer)
+
+    def _replay(self) -> Trace:
+        length_penalty, early_stopping = self._key
+        return self.search.replay(length_penalty=length_penalty, early_stopping=early_stopping)
 
     def _rescore(self, at_end: bool = False) -> None:
         """Do the bookkeeping again for the present settings, to see how long the search is."""
@@ -200,9 +212,7 @@ class BeamExplorer(Explorer):
     def _on_compare(self, _) -> None:
         def steps() -> Generator:
             yield 0, 1
-            if not self._in_transformers:
-                raise ValueError("presence_penalty and frequency_penalty are not in transformers")
-            return self._key, self._equals_generate()
+            return self._key, self._equals_generate(self._stopped)
 
         def then(found) -> None:
             self._same[found[0]] = found[1]
@@ -234,24 +244,25 @@ class BeamExplorer(Explorer):
             return f"model.generate(**inputs, {arguments})"
         return f"lv.generate(model, tokenizer, prompt, {arguments})"
 
-    def _equals_generate(self) -> bool:
+    def _equals_generate(self, stopped: threading.Event) -> bool:
         """Call `model.generate`, and say whether its tokens and score are those shown."""
-        input_ids = self.search.input_ids
-        output = self._model.generate(
-            input_ids.to(self._model.device),
-            attention_mask=torch.ones_like(input_ids).to(self._model.device),
-            pad_token_id=filler(self._model) if self.search.eos else None,
+        input_ids, run = self.search.input_ids, self._replay()
+
+        def enough(texts: LongTensor, scores, **kwargs) -> BoolTensor:
+            return torch.full((len(texts),), stopped.is_set(), device=texts.device)
+
+        output = self.model.generate(
+            input_ids.to(self.model.device),
+            attention_mask=torch.ones_like(input_ids).to(self.model.device),
+            pad_token_id=filler(self.model) if self.search.eos else None,
+            stopping_criteria=[enough],
             return_dict_in_generate=True,
             output_scores=True,
             **self.arguments,
         )
-        score = self.run.sequences_scores[0]
-        near = abs(output.sequences_scores[0].item() - score) <= 1e-5 * max(abs(score), 1)
-        return (
-            near
-            and output.sequences[0].tolist()
-            == self.run.sequences[0].tolist()[: output.sequences.shape[1]]
-        )
+        (score,), (theirs,) = run.sequences_scores, output.sequences_scores.tolist()
+        near = abs(theirs - score) <= 1e-5 * max(abs(score), 1)
+        return near and output.sequences.tolist() == run.sequences.tolist()
 
     # Its views
 
@@ -267,6 +278,8 @@ class BeamExplorer(Explorer):
         return f"step {step}: over, since {why}"
 
     def _comparison(self) -> str:
+        if not self._in_transformers:
+            return "presence_penalty and frequency_penalty are not in transformers"
         same = self._same.get(self._key)
         if same is None:
             return "not yet compared with generate for these settings"
@@ -282,7 +295,7 @@ class BeamExplorer(Explorer):
         return [self._labels[c.token_id] for c in reversed(path)]
 
     def picture(self) -> str:
-        tree = tree_svg(self.present)
+        tree = tree_svg(self.present, self.step_slider.max)
         candidates = self.present.beams[0][-1].candidates
         rows = [
             [
@@ -291,32 +304,34 @@ class BeamExplorer(Explorer):
                 f"{c.score:.2f}",
                 f"{c.sum_score:.2f}",
                 f"<b>{_FATES[c.fate]}</b>" if c.fate in ("running", "finished") else _FATES[c.fate],
-                f'<span style="color:{MUTED}">{_text(c.reason)}</span>',
+                f'<div style="color:{MUTED};white-space:normal;max-width:360px">'
+                f"{_text(c.reason)}</div>",
             ]
             for c in candidates
             if c.sum_score > -1e8
         ]
-        head = ["", f"candidates of step {self.step_slider.value}", "log-prob.", "sum", "", ""]
+        head = ["", f"candidates of step {self.step_slider.value}", "log-prob.", "sum", "", "why"]
         finished = [
             [
                 "▸" if place == 0 else "",
-                _hypothesis_html([self._labels[c.token_id] for c in path], "finished"),
+                _hypothesis_html([self._labels[c.token_id] for c in path], "finished", 20),
                 f"{path[-1].sum_score:.2f}",
                 str(len(path)),
                 f"<b>{score:.3f}</b>",
             ]
             for place, (score, path) in enumerate(self.finished)
         ]
-        power = f"score = sum / length<sup>{self.length_penalty:g}</sup>"
+        power = f"score = sum / length ** {self.length_penalty:g}"
         done = (
             table(["", "finished so far", "sum", "length", power], finished, "llrrr")
             if finished
-            else f'<p style="color:{MUTED}">none has finished yet</p>'
+            else f'<div style="color:{MUTED};margin:4px 0">none has finished yet</div>'
         )
         return card(
             f'<div style="color:{MUTED};white-space:pre-wrap">{_text(self.prompt[-300:])} …</div>',
             f'<div style="margin:4px 0"><b>{_text(self._verdict())}</b></div>',
-            f'<div style="overflow-x:auto">{tree}</div>',
+            # From right to left, so that of a tree that is too wide the newest steps are seen.
+            f'<div style="overflow-x:auto;direction:rtl">{tree}</div>',
             _legend(),
             table(head, rows, "llrrll"),
             done,
@@ -352,24 +367,26 @@ def _result(steps: Generator):
             return end.value
 
 
-_COLUMN, _ROW = 96, 34  # pixels of a step and of a candidate in the tree
+_ROW = 34  # pixels of a candidate in the tree
 
 
-def tree_svg(run: Trace) -> str:
+def tree_svg(run: Trace, num_steps: int) -> str:
     """A beam search as a tree that grows to the right, as an <img> with an alternative text.
 
+    Of `num_steps` columns in all, it has as many as steps were made; up to 11 fit into a card.
     Its places are ranks, not scores, so that the same search is the same picture everywhere. Round
     is what goes on, square what has ended; filled is what is kept, hollow what is not.
     """
     steps, best = run.beams[0], run.beam_paths[0]
+    column = min(max(810 // num_steps, 74), 96)
     widest = max(sum(c.sum_score > -1e8 for c in step.candidates) for step in steps)
-    height, width = widest * _ROW + 24, (len(steps) + 1) * _COLUMN - 20
+    height, width = widest * _ROW + 24, len(steps) * column + 62
     lines, nodes = [], []
     middle = _ROW // 2 + 20
     parents = {0: (40, middle)}
     nodes.append(_svg_text(4, middle + 4, "start", MUTED))
     for x, step in enumerate(steps):
-        left, following = 70 + x * _COLUMN, {}
+        left, following = 64 + x * column, {}
         nodes.append(_svg_text(left - 5, 12, f"step {x + 1}", MUTED, 11))
         for y, c in enumerate(step.candidates):
             if c.sum_score <= -1e8:
@@ -381,17 +398,17 @@ def tree_svg(run: Trace) -> str:
             x0, y0 = parents[c.beam]
             # Level below the parent's label, then aslant.
             line = (
-                f'<path d="M{x0} {y0} H{left - 26} L{left} {top}" stroke="{colour}" '
+                f'<path d="M{x0} {y0} H{left - 22} L{left} {top}" stroke="{colour}" '
                 f'stroke-width="{thick}" fill="none"/>'
             )
             lines.append((on_path, alive, line))
             nodes.append(_svg_node(left, top, c.fate, on_path))
             ink = INK if alive else MUTED
-            label = _short(run.labels[c.token_id], 9)
+            label = _short(run.labels[c.token_id], (column - 16) // 7)
             score = c.sum_score if c.final_score is None else c.final_score
             struck = c.fate in ("pruned", "discarded")
-            nodes.append(_svg_text(left + 9, top - 4, label, ink, 12, "monospace", struck))
-            nodes.append(_svg_text(left + 9, top + 12, f" {score:.2f}", MUTED, 10))
+            nodes.append(_svg_text(left + 9, top - 6, label, ink, 12, "monospace", struck))
+            nodes.append(_svg_text(left + 9, top + 13, f" {score:.2f}", MUTED, 10))
             if c.next_beam is not None:
                 following[c.next_beam] = (left, top)
         parents = following
@@ -404,9 +421,13 @@ def tree_svg(run: Trace) -> str:
     path = "".join(run.labels[s.candidates[i].token_id] for s, i in zip(steps, best, strict=False))
     alt = f"Tree of a beam search over {len(steps)} steps; its best hypothesis is {path}"
     return (
-        f'<img src="data:image/svg+xml,{quote(svg)}" alt="{_text(alt)}" '
-        f'style="display:block;width:{width}px;max-width:none;height:{height}px">'
+        f'<img src="data:image/svg+xml,{quote(svg)}" alt="{_attribute(alt)}" '
+        f'style="display:block;margin-right:auto;width:{width}px;max-width:none;height:{height}px">'
     )
+
+
+def _attribute(text: str) -> str:
+    return escape(text).replace("$", "&#36;")
 
 
 def _svg_node(x: int, y: int, fate: str, on_path: bool) -> str:
@@ -430,10 +451,10 @@ def _svg_text(
     )
 
 
-def _hypothesis_html(labels: list[str], fate: str) -> str:
-    """The last tokens of a hypothesis, the very last one in bold."""
-    more = "…" if len(labels) > _TAIL else ""
-    *before, last = (token(_short(label, 16)) for label in labels[-_TAIL:])
+def _hypothesis_html(labels: list[str], fate: str, most: int = _TAIL) -> str:
+    """The last tokens of a hypothesis, `most` of them, the very last one in bold."""
+    more = "…" if len(labels) > most else ""
+    *before, last = (token(_short(label, 16)) for label in labels[-most:])
     last = f"<s>{last}</s>" if fate in ("pruned", "discarded") else f"<b>{last}</b>"
     return f'<span style="color:{MUTED}">{more}{"".join(before)}</span>{last}'
 

@@ -52,14 +52,14 @@ class ProcessorChain(PositionExplorer):
         **settings,
     ):
         self.token_id: int | None = None
-        self.token_list = ipywidgets.Dropdown(
-            description="token", tooltip="The likeliest tokens under the model",
-            style=_STYLE, layout={"width": "400px"},
+        # Not a Dropdown: JupyterLab keeps the arrow keys up and down for itself.
+        self.token_list = ipywidgets.SelectionSlider(
+            options=[""], description="token", tooltip="The likeliest tokens under the model",
+            style=_STYLE, layout={"width": "430px"},
         )  # fmt: skip
         self.token_box = ipywidgets.Text(
-            description="or type one", placeholder="␣dog", continuous_update=False,
-            tooltip="Any token; ␣ is a space, ↵ a new line", style=_STYLE,
-            layout={"width": "400px"},
+            description="or type one", placeholder="such as ␣dog", style=_STYLE,
+            continuous_update=False, layout={"width": "330px"},
         )  # fmt: skip
         columns = [(*PENALTIES, "no_repeat_ngram_size"), SAMPLING]
         super().__init__(model, tokenizer, prompt, continuation, columns, settings)
@@ -104,7 +104,7 @@ class ProcessorChain(PositionExplorer):
 
     def _from_list(self) -> None:
         if not self._listing:
-            self.token_id = self.token_list.value
+            self.token_id, self.token_box.value = self.token_list.value, ""
             self._follow()
 
     def _from_box(self) -> None:

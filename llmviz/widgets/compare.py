@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import threading
 from collections.abc import Generator
+from contextlib import contextmanager
 
 import ipywidgets
 from torch import LongTensor, Tensor
@@ -40,7 +41,7 @@ class Comparison(Explorer):
     ):
         if not 2 <= len(strategies) <= _MOST:
             raise ValueError(f"strategies has {len(strategies)} entries: pass two to {_MOST}")
-        self._model, self._tokenizer, self._max_new_tokens = model, tokenizer, max_new_tokens
+        self.model, self.tokenizer, self._max_new_tokens = model, tokenizer, max_new_tokens
         self._known: dict[tuple[str, str], Trace] = {}  # by prompt and settings
         wanted = {name: written(settings) for name, settings in strategies.items()}
         self._take_over(_result(self._generate(prompt, wanted, threading.Event())))
@@ -64,7 +65,7 @@ class Comparison(Explorer):
             for n, (_, settings) in enumerate(rows, start=1)
         ]  # fmt: skip
         self.run_button = ipywidgets.Button(
-            description="Run", icon="play", tooltip="Generate what has been edited"
+            description="Run", tooltip="Generate what has been edited"
         )
         for box in (self.prompt_box, *self.name_boxes, *self.settings_boxes):
             box.observe(lambda _: self.say("Edited: Run takes it over."), "value")
@@ -96,7 +97,10 @@ class Comparison(Explorer):
         """Continue the prompt in all these ways; what is known already is not done again."""
         stopped = stopped or self._stopped
         # Read all of them first: a mistake in the last one should not cost the others' time.
-        settings = {name: parse_arguments(text) for name, text in wanted.items()}
+        settings = {}
+        for name, text in wanted.items():
+            with _naming(name):
+                settings[name] = parse_arguments(text)
         runs = {}
         for done, (name, arguments) in enumerate(settings.items()):
             yield done, len(settings)
@@ -120,11 +124,10 @@ class Comparison(Explorer):
 
         arguments = {"max_new_tokens": self._max_new_tokens, **arguments}
         try:
-            return generate(
-                self._model, self._tokenizer, prompt, logits_processor=look_up, **arguments
-            )
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{name}: {error}") from error
+            with _naming(name):
+                return generate(
+                    self.model, self.tokenizer, prompt, logits_processor=look_up, **arguments
+                )
         except _Stopped:
             return None
 
@@ -183,6 +186,8 @@ class Comparison(Explorer):
             lines.append((name, line))
         differs = {name: row["differs from"] for name, row in self._measures().items()}
         ax = plots._axes(ax, width=11, height=0.5 + 0.34 * len(lines))
+        inches = ax.get_position().width * ax.figure.get_figwidth() / (width + 16)
+        size = min(72 * inches / 0.61, 13)  # a letter of the type is 0.6 of its size wide
         here = None
         for y, (name, line) in enumerate(lines):
             here = name or here
@@ -196,6 +201,7 @@ class Comparison(Explorer):
                     y,
                     label,
                     family="monospace",
+                    fontsize=size,
                     color=plots.MUTED if same else plots.INK,
                     bbox=frame if number == differs[here] else None,
                     **style,
@@ -208,6 +214,15 @@ class Comparison(Explorer):
 
 class _Stopped(Exception):
     """The reader wants no more of it."""
+
+
+@contextmanager
+def _naming(strategy: str):
+    """An error says in which strategy it is."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{strategy}: {error}") from error
 
 
 def parse_arguments(text: str) -> dict:

@@ -104,12 +104,12 @@ def written(settings: dict) -> str:
     )
 
 
-def text_box(description: str, value: str, tooltip: str) -> ipywidgets.Text:
+def text_box(description: str, value: str, placeholder: str) -> ipywidgets.Text:
     """A line of text that takes effect with Enter, or when it is left."""
     return ipywidgets.Text(
         value=value,
         description=description,
-        tooltip=tooltip,
+        placeholder=placeholder,  # ipywidgets shows no tooltip here
         continuous_update=False,
         style={"description_width": "150px"},
         layout={"width": "800px", "max_width": "98%"},

@@ -49,7 +49,7 @@ class SamplerBench(PositionExplorer):
             description=f"Draw {_DRAWS:,}", tooltip=f"Draw {_DRAWS:,} times, and count"
         )
         self.call_box = ipywidgets.Textarea(
-            description="the same call", tooltip="Code that samples like this, to copy",
+            description="the same call", placeholder="Code that samples like this, to copy",
             rows=5, style={"description_width": "150px"},
             layout={"width": "800px", "max_width": "98%"},
         )  # fmt: skip

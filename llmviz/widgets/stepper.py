@@ -89,7 +89,9 @@ class Stepper(Explorer):
         processors.check(vocab_size=model.config.get_text_config().vocab_size, **settings)
         if not isinstance(do_sample, bool):
             raise ValueError(f"do_sample={do_sample!r}: it must be True or False")
-        self._model, self._tokenizer, self._eos = model, tokenizer, eos_token_ids(model)
+        if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**64:
+            raise ValueError(f"seed={seed!r}: it must be a whole number from 0 to 2**64 − 1")
+        self.model, self.tokenizer, self._eos = model, tokenizer, eos_token_ids(model)
         self._max_new_tokens, self._do_sample, self._seed = max_new_tokens, do_sample, seed
         self._settings = settings
         self._labels: dict[int, str] = {}
@@ -98,10 +100,10 @@ class Stepper(Explorer):
 
         self.prompt_box = text_box("prompt", prompt, "What the model reads; Enter takes it over")
         self.back_button = ipywidgets.Button(
-            description="Back", icon="step-backward", tooltip="One token back; nothing is forgotten"
+            description="Back", tooltip="One token back; nothing is forgotten"
         )
         self.forward_button = ipywidgets.Button(
-            description="Forward", icon="step-forward", tooltip="On by the token marked with ▸"
+            description="Forward", tooltip="On by the token marked with ▸"
         )
         self.play = ipywidgets.Play(
             min=0, max=max_new_tokens, interval=600, show_repeat=False,
@@ -110,11 +112,16 @@ class Stepper(Explorer):
         self.branch_list = ipywidgets.Dropdown(
             description="branch", tooltip="Go to the end of a branch", layout={"width": "440px"}
         )
+        # JupyterLab keeps a list's arrow keys for itself, so a button goes through it as well.
+        self.branch_button = ipywidgets.Button(
+            description="Next branch", tooltip="Go to the end of the next branch"
+        )
         self.candidate_buttons = [ipywidgets.Button(layout={"width": "auto"}) for _ in range(_ROWS)]
         self.prompt_box.observe(self._on_prompt, "value")
         self.back_button.on_click(self.reacts(self.back))
         self.forward_button.on_click(self.reacts(self.forward))
         self.play.observe(self._hears(self._on_play), "value")
+        self.branch_button.on_click(self.reacts(self._on_next_branch))
         self.branch_list.observe(self._hears(self._on_branch), "value")
         for place, button in enumerate(self.candidate_buttons):
             button.on_click(self.reacts(lambda place=place: self._on_candidate(place)))
@@ -122,18 +129,17 @@ class Stepper(Explorer):
         instead = ipywidgets.Label("go on with", layout={"margin": "2px 8px 2px 92px"})
         super().__init__(
             self.prompt_box,
-            ipywidgets.HBox(
-                [self.back_button, self.forward_button, self.play, self.branch_list], layout=wrap
-            ),
+            ipywidgets.HBox([self.back_button, self.forward_button, self.play], layout=wrap),
+            ipywidgets.HBox([self.branch_list, self.branch_button], layout=wrap),
             ipywidgets.HBox([instead, *self.candidate_buttons], layout=wrap),
         )
 
     # The tree
 
     def _read(self, prompt: str) -> tuple[str, LongTensor, Node, Prefix]:
-        input_ids = encode(self._tokenizer, prompt)[0]
-        check_length(self._model, input_ids.shape[1], self._max_new_tokens)
-        root, prefix = Node(None, None), Prefix(self._model, input_ids)
+        input_ids = encode(self.tokenizer, prompt)[0]
+        check_length(self.model, input_ids.shape[1], self._max_new_tokens)
+        root, prefix = Node(None, None), Prefix(self.model, input_ids)
         state = seeded(self._seed).get_state() if self._do_sample else None
         self._look(root, input_ids, prefix, state)
         return prompt, input_ids, root, prefix
@@ -163,7 +169,7 @@ class Stepper(Explorer):
         recorder.record(logits, scores, chosen)
         node.step = recorder.steps([1])[0][0]
         new = sorted({c.token_id for c in node.step.candidates} - self._labels.keys())
-        self._labels |= zip(new, token_labels(self._tokenizer, new), strict=True)
+        self._labels |= zip(new, token_labels(self.tokenizer, new), strict=True)
 
     def take(self, token_id: int) -> None:
         """Go on with this token, one of the step's candidates.
@@ -183,7 +189,7 @@ class Stepper(Explorer):
                 if self._prefix.input_ids.tolist() == ids[:, :-1].tolist():
                     self._prefix.append(ids[:, -1])
                 else:  # it stands on another branch; no cache of every architecture goes back
-                    self._prefix = Prefix(self._model, ids)
+                    self._prefix = Prefix(self.model, ids)
                 self._look(child, ids, self._prefix, node.random)
             node.children[token_id] = child
         node.latest = self.node = node.children[token_id]
@@ -217,7 +223,7 @@ class Stepper(Explorer):
         sequences = torch.cat([self._input_ids, ids], dim=-1)
         return Trace(
             [self.prompt],
-            self._tokenizer.batch_decode(sequences, skip_special_tokens=True),
+            self.tokenizer.batch_decode(sequences, skip_special_tokens=True),
             sequences,
             self._input_ids.shape[1],
             [steps],
@@ -247,9 +253,16 @@ class Stepper(Explorer):
             self.forward()
 
     def _on_branch(self) -> None:
-        self.node = self.branch_list.value
-        for node in self.node.path:
-            node.parent.latest = node
+        self._visit(self.branch_list.value)
+
+    def _on_next_branch(self) -> None:
+        leaves = [leaf for _, leaf in self.branch_list.options]
+        self._visit(leaves[(leaves.index(self.branch_list.value) + 1) % len(leaves)])
+
+    def _visit(self, node: Node) -> None:
+        self.node = node
+        for n in node.path:
+            n.parent.latest = n
 
     def _on_candidate(self, place: int) -> None:
         self.take(self._shown()[place].token_id)
@@ -279,6 +292,7 @@ class Stepper(Explorer):
             (f"{n}: {self._branch_name(leaf)}", leaf) for n, leaf in enumerate(leaves, start=1)
         ]
         self.branch_list.value = leaf
+        self.branch_list.disabled = self.branch_button.disabled = len(leaves) < 2
         shown = self._shown()
         for place, button in enumerate(self.candidate_buttons):
             button.layout.display = "" if place < len(shown) else "none"
@@ -299,10 +313,11 @@ class Stepper(Explorer):
         node = self.node
         text = token_strip(self.trace)._repr_html_()
         if node.step is None:
-            board = f"<p>The text ends here, {_text(self._why_ended(node))}.</p>"
+            why = _text(self._why_ended(node))
+            board = f'<div style="margin:8px 0"><b>The text ends here, {why}.</b></div>'
         else:
             board = _bars(node, self._labels, self._next_token())
-        where = f"after {len(node.path)} new tokens; next, by {_text(self._strategy())}:"
+        where = f"{self._where()}; next, by {_text(self._strategy())}:"
         lines = "".join(_branch_line(line, node, self._labels) for line in branch_lines(self.root))
         tree = (
             f'<div style="color:{MUTED};margin-top:8px">all branches; ▸ is where you are, and the '
@@ -312,6 +327,10 @@ class Stepper(Explorer):
         )
         return card(text, f'<div style="color:{MUTED}">{where}</div>', board, tree)
 
+    def _where(self) -> str:
+        depth = len(self.node.path)
+        return f"after {depth} new token{'' if depth == 1 else 's'}"
+
     def _strategy(self) -> str:
         how = f"sampling with seed {self._seed}" if self._do_sample else "greedy search"
         on = {k: v for k, v in self._settings.items() if v != processors.DEFAULTS[k]}
@@ -320,7 +339,7 @@ class Stepper(Explorer):
     def __repr__(self) -> str:
         node, labels = self.node, self._labels
         lines = [f"Stepper of {self.prompt!r} by {self._strategy()}"]
-        lines.append(f"after {len(node.path)} new tokens, log-probability {node.log_prob:.2f}")
+        lines.append(f"{self._where()}, log-probability {node.log_prob:.2f}")
         for c in self._shown():
             mark = "▸ " if c.token_id == self._next_token() else ""
             after = "cut" if c.score == -math.inf else f"{c.processed_probability:.1%}"
