@@ -15,8 +15,8 @@ from torch import BoolTensor, LongTensor
 from .. import processors
 from ..decoding import _with_text as with_text
 from ..decoding.beams import BeamSearch, check_beams, filler
-from ..decoding.prefix import check_length, check_model
 from ..html import _text
+from ..models import check_length, check_model
 from ..tokens import encode, token_labels
 from ..trace import BeamCandidate, BeamStep, Trace
 from .base import BLUE, FAINT, GREEN, INK, MUTED, ORANGE, Explorer, card, table, token

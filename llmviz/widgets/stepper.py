@@ -11,9 +11,10 @@ import torch
 from torch import LongTensor, Tensor
 
 from .. import processors
-from ..decoding.prefix import Prefix, check_length, check_model, eos_token_ids
+from ..decoding.prefix import Prefix, eos_token_ids
 from ..decoding.search import draw, seeded
 from ..html import _text, token_strip
+from ..models import check_length, check_model
 from ..tokens import encode, token_labels
 from ..trace import Recorder, Step, Trace
 from .base import BLUE, FAINT, MUTED, ORANGE, Explorer, bar, card, table, token
