@@ -70,7 +70,7 @@ class BeamExplorer(Explorer):
         self.model, self.tokenizer, self._settings = model, tokenizer, settings
         self._labels: dict[int, str] = {}
         self._same: dict[tuple, bool] = {}  # what `generate` was found to give, by the settings
-        found = _result(self._search(prompt, num_beams, max_new_tokens))
+        found = result_of(self._search(prompt, num_beams, max_new_tokens))
         wide = {"style": {"description_width": "150px"}, "layout": {"width": "400px"}}
         narrow = {"style": {"description_width": "150px"}, "layout": {"width": "240px"}}
         self.prompt_box = text_box("prompt", prompt, "What the model reads; Enter takes it over")
@@ -358,7 +358,7 @@ class BeamExplorer(Explorer):
         return plots.plot_beam_tree(self.present, ax=ax)
 
 
-def _result(steps: Generator):
+def result_of(steps: Generator):
     """What a generator returns."""
     while True:
         try:
