@@ -27,7 +27,7 @@ _FATES = {
     "pruned": "pruned",
     "discarded": "discarded",
 }
-_TAIL = 5  # of a hypothesis, so many last tokens are shown
+_TAIL = 4  # of a hypothesis, so many last tokens are shown
 
 
 class BeamExplorer(Explorer):
@@ -304,7 +304,7 @@ class BeamExplorer(Explorer):
                 f"{c.score:.2f}",
                 f"{c.sum_score:.2f}",
                 f"<b>{_FATES[c.fate]}</b>" if c.fate in ("running", "finished") else _FATES[c.fate],
-                f'<div style="color:{MUTED};white-space:normal;max-width:420px">'
+                f'<div style="color:{MUTED};white-space:normal;font-size:12px;max-width:420px">'
                 f"{_text(c.reason)}</div>",
             ]
             for c in candidates
@@ -375,12 +375,12 @@ _QUOTED = {ord(c): f"%{ord(c):02X}" for c in "%#&<>\"'$\\`"}
 def tree_svg(run: Trace, num_steps: int) -> str:
     """A beam search as a tree that grows to the right, as an <img> with an alternative text.
 
-    Of `num_steps` columns in all, it has as many as steps were made; up to 11 fit into a card.
+    Of `num_steps` columns in all, it has as many as steps were made; up to 10 fit into a card.
     Its places are ranks, not scores, so that the same search is the same picture everywhere. Round
     is what goes on, square what has ended; filled is what is kept, hollow what is not.
     """
     steps, best = run.beams[0], run.beam_paths[0]
-    column = min(max(810 // num_steps, 74), 96)
+    column = min(max(750 // num_steps, 74), 96)
     widest = max(sum(c.sum_score > -1e8 for c in step.candidates) for step in steps)
     height, width = widest * _ROW + 24, len(steps) * column + 62
     lines, nodes = [], []
