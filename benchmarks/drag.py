@@ -12,7 +12,15 @@ from pathlib import Path
 from tests.browser.lab import SETUP, serve
 
 PROMPT = "I enjoy walking with my cute dog"
+BARE = """\
+import ipywidgets
+
+slider = ipywidgets.FloatSlider(1.0, min=0.05, max=5, step=0.05, description="temperature")
+first, view = ipywidgets.HTML(), ipywidgets.HTML("1.0")
+slider.observe(lambda change: setattr(view, "value", str(change.new)), "value")
+ipywidgets.VBox([slider, first, view]).add_class("llmviz-explorer")"""
 EXPLORERS = {
+    "a slider and a number, for comparison": BARE,
     "sampler bench, temperature and top-p": f"lv.SamplerBench(model, tokenizer, {PROMPT!r}, "
     "temperature=0.7, top_p=0.9)",
     "sampler bench, everything on": f"lv.SamplerBench(model, tokenizer, {PROMPT!r}, top_k=200, "

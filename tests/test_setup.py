@@ -37,7 +37,10 @@ PINS = [
 # Names of import packages that differ from those of their distributions.
 DISTRIBUTION = {"yaml": "pyyaml", "tomli": "pytest", "IPython": "ipykernel"}
 # What a declared package cannot be without, and may be imported too.
-COMES_ALONG = {"ipykernel": "jupyterlab", "ipython": "ipywidgets", "tokenizers": "transformers"}
+COMES_ALONG = {
+    "ipykernel": "jupyterlab", "ipython": "ipywidgets", "jupyter-server": "jupyterlab",
+    "tokenizers": "transformers",
+}  # fmt: skip
 
 
 def version_of(pin: Requirement) -> Version:

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Generator
 from dataclasses import replace
 from html import escape
-from urllib.parse import quote
 
 import ipywidgets
 import torch
@@ -14,7 +13,7 @@ from torch import BoolTensor, LongTensor
 
 from .. import processors
 from ..decoding import _with_text as with_text
-from ..decoding.beams import BeamSearch, check_beams, filler
+from ..decoding.beams import BeamSearch, _Beams, check_beams, filler
 from ..html import _text
 from ..models import check_length, check_model
 from ..tokens import encode, token_labels
@@ -28,7 +27,7 @@ _FATES = {
     "pruned": "pruned",
     "discarded": "discarded",
 }
-_TAIL = 5  # of a hypothesis, so many last tokens are shown
+_TAIL = 4  # of a hypothesis, so many last tokens are shown
 
 
 class BeamExplorer(Explorer):
@@ -70,7 +69,7 @@ class BeamExplorer(Explorer):
         self.model, self.tokenizer, self._settings = model, tokenizer, settings
         self._labels: dict[int, str] = {}
         self._same: dict[tuple, bool] = {}  # what `generate` was found to give, by the settings
-        found = _result(self._search(prompt, num_beams, max_new_tokens))
+        found = result_of(self._search(prompt, num_beams, max_new_tokens))
         wide = {"style": {"description_width": "150px"}, "layout": {"width": "400px"}}
         narrow = {"style": {"description_width": "150px"}, "layout": {"width": "240px"}}
         self.prompt_box = text_box("prompt", prompt, "What the model reads; Enter takes it over")
@@ -172,14 +171,15 @@ class BeamExplorer(Explorer):
         """Do the bookkeeping again for the present settings, to see how long the search is."""
         slider = self.step_slider
         at_end = at_end or slider.value == slider.max
-        length = len(self.search.books(*self._key).history[0])
+        books = self.search.books(*self._key)
+        length = len(books.history[0])
         with slider.hold_trait_notifications():
             slider.max, slider.value = length, length if at_end else min(slider.value, length)
-        self._sort_out()
+        self._sort_out(books if slider.value == length else None)
 
-    def _sort_out(self) -> None:
+    def _sort_out(self, books: _Beams | None = None) -> None:
         """How things stand at the slider's step: with the fates as they were known then."""
-        books = self.search.books(*self._key, self.step_slider.value)
+        books = books or self.search.books(*self._key, self.step_slider.value)
         history, self.is_over = books.history[0], not books.open.any()
         self.finished = [
             (score, [c for c, _ in path])
@@ -304,7 +304,7 @@ class BeamExplorer(Explorer):
                 f"{c.score:.2f}",
                 f"{c.sum_score:.2f}",
                 f"<b>{_FATES[c.fate]}</b>" if c.fate in ("running", "finished") else _FATES[c.fate],
-                f'<div style="color:{MUTED};white-space:normal;max-width:360px">'
+                f'<div style="color:{MUTED};white-space:normal;font-size:12px;max-width:420px">'
                 f"{_text(c.reason)}</div>",
             ]
             for c in candidates
@@ -331,7 +331,7 @@ class BeamExplorer(Explorer):
             f'<div style="color:{MUTED};white-space:pre-wrap">{_text(self.prompt[-300:])} …</div>',
             f'<div style="margin:4px 0"><b>{_text(self._verdict())}</b></div>',
             # From right to left, so that of a tree that is too wide the newest steps are seen.
-            f'<div style="overflow-x:auto;direction:rtl">{tree}</div>',
+            '<div style="width:0;min-width:100%;overflow-x:auto;direction:rtl">' + tree + "</div>",
             _legend(),
             table(head, rows, "llrrll"),
             done,
@@ -358,7 +358,7 @@ class BeamExplorer(Explorer):
         return plots.plot_beam_tree(self.present, ax=ax)
 
 
-def _result(steps: Generator):
+def result_of(steps: Generator):
     """What a generator returns."""
     while True:
         try:
@@ -368,17 +368,19 @@ def _result(steps: Generator):
 
 
 _ROW = 34  # pixels of a candidate in the tree
+# What means something in HTML, in an address or to a typesetter of mathematics.
+_QUOTED = {ord(c): f"%{ord(c):02X}" for c in "%#&<>\"'$\\`"}
 
 
 def tree_svg(run: Trace, num_steps: int) -> str:
     """A beam search as a tree that grows to the right, as an <img> with an alternative text.
 
-    Of `num_steps` columns in all, it has as many as steps were made; up to 11 fit into a card.
+    Of `num_steps` columns in all, it has as many as steps were made; up to 10 fit into a card.
     Its places are ranks, not scores, so that the same search is the same picture everywhere. Round
     is what goes on, square what has ended; filled is what is kept, hollow what is not.
     """
     steps, best = run.beams[0], run.beam_paths[0]
-    column = min(max(810 // num_steps, 74), 96)
+    column = min(max(750 // num_steps, 74), 96)
     widest = max(sum(c.sum_score > -1e8 for c in step.candidates) for step in steps)
     height, width = widest * _ROW + 24, len(steps) * column + 62
     lines, nodes = [], []
@@ -420,8 +422,9 @@ def tree_svg(run: Trace, num_steps: int) -> str:
     )
     path = "".join(run.labels[s.candidates[i].token_id] for s, i in zip(steps, best, strict=False))
     alt = f"Tree of a beam search over {len(steps)} steps; its best hypothesis is {path}"
+    address = f"data:image/svg+xml;charset=utf-8,{svg.translate(_QUOTED)}"
     return (
-        f'<img src="data:image/svg+xml,{quote(svg)}" alt="{_attribute(alt)}" '
+        f'<img src="{address}" alt="{_attribute(alt)}" '
         f'style="display:block;margin-right:auto;width:{width}px;max-width:none;height:{height}px">'
     )
 

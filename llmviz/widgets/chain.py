@@ -55,11 +55,11 @@ class ProcessorChain(PositionExplorer):
         # Not a Dropdown: JupyterLab keeps the arrow keys up and down for itself.
         self.token_list = ipywidgets.SelectionSlider(
             options=[""], description="token", tooltip="The likeliest tokens under the model",
-            style=_STYLE, layout={"width": "430px"},
+            style=_STYLE, layout={"width": "480px"},
         )  # fmt: skip
         self.token_box = ipywidgets.Text(
-            description="or type one", placeholder="such as ␣dog", style=_STYLE,
-            continuous_update=False, layout={"width": "330px"},
+            description="or type one", placeholder="such as ␣dog", continuous_update=False,
+            style={"description_width": "90px"}, layout={"width": "315px"},
         )  # fmt: skip
         columns = [(*PENALTIES, "no_repeat_ngram_size"), SAMPLING]
         super().__init__(model, tokenizer, prompt, continuation, columns, settings)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ast
-import threading
-from collections.abc import Generator
+import itertools
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 import ipywidgets
@@ -14,6 +14,7 @@ from ..decoding import generate
 from ..html import _text, side_by_side
 from ..trace import Trace
 from .base import MUTED, Explorer, card, table
+from .beams import result_of
 from .controls import text_box, written
 
 _MOST = 4
@@ -44,7 +45,7 @@ class Comparison(Explorer):
         self.model, self.tokenizer, self._max_new_tokens = model, tokenizer, max_new_tokens
         self._known: dict[tuple[str, str], Trace] = {}  # by prompt and settings
         wanted = {name: written(settings) for name, settings in strategies.items()}
-        self._take_over(_result(self._generate(prompt, wanted, threading.Event())))
+        self._take_over(result_of(self._generate(prompt, wanted, live=False)))
 
         self.prompt_box = text_box("prompt", prompt, "What all of them continue")
         rows = [*wanted.items(), *[("", "")] * (_MOST - len(wanted))]
@@ -65,7 +66,9 @@ class Comparison(Explorer):
             for n, (_, settings) in enumerate(rows, start=1)
         ]  # fmt: skip
         self.run_button = ipywidgets.Button(
-            description="Run", tooltip="Generate what has been edited"
+            description="Run",
+            tooltip="Generate what has been edited",
+            layout={"margin": "2px 2px 2px 156px"},
         )
         for box in (self.prompt_box, *self.name_boxes, *self.settings_boxes):
             box.observe(lambda _: self.say("Edited: Run takes it over."), "value")
@@ -91,11 +94,9 @@ class Comparison(Explorer):
         steps = self._generate(self.prompt_box.value, wanted)
         self.work("Generating", steps, self._take_over, by=self.run_button)
 
-    def _generate(
-        self, prompt: str, wanted: dict[str, str], stopped: threading.Event | None = None
-    ) -> Generator:
+    def _generate(self, prompt: str, wanted: dict[str, str], live: bool = True) -> Generator:
         """Continue the prompt in all these ways; what is known already is not done again."""
-        stopped = stopped or self._stopped
+        stopped = self._stopped if live else None
         # Read all of them first: a mistake in the last one should not cost the others' time.
         settings = {}
         for name, text in wanted.items():
@@ -104,32 +105,37 @@ class Comparison(Explorer):
         runs = {}
         for done, (name, arguments) in enumerate(settings.items()):
             yield done, len(settings)
+
+            def watch(share: float, done: int = done) -> None:
+                if live and stopped.is_set():
+                    raise _Stopped
+                if live:
+                    self._progress.value = (done + share) / len(settings)
+
             key = prompt, repr(sorted(arguments.items()))
-            runs[name] = self._known.get(key)
-            if runs[name] is None:
-                runs[name] = self._run_one(name, prompt, arguments, stopped)
-                if runs[name] is None:
-                    return None
+            try:
+                runs[name] = self._known.get(key) or self._run_one(name, prompt, arguments, watch)
+            except _Stopped:
+                return None
             if not arguments.get("do_sample") or arguments.get("seed") is not None:
                 self._known[key] = runs[name]
         return prompt, runs
 
     def _run_one(
-        self, name: str, prompt: str, arguments: dict, stopped: threading.Event
-    ) -> Trace | None:
+        self, name: str, prompt: str, arguments: dict, watch: Callable[[float], None]
+    ) -> Trace:
+        """`generate`, with a look at each token at how far it is, and whether it is wanted."""
+        arguments = {"max_new_tokens": self._max_new_tokens, **arguments}
+        steps = itertools.count(1)
+
         def look_up(input_ids: LongTensor, scores: Tensor) -> Tensor:
-            if stopped.is_set():
-                raise _Stopped
+            watch(min(next(steps) / arguments["max_new_tokens"], 1.0))
             return scores
 
-        arguments = {"max_new_tokens": self._max_new_tokens, **arguments}
-        try:
-            with _naming(name):
-                return generate(
-                    self.model, self.tokenizer, prompt, logits_processor=look_up, **arguments
-                )
-        except _Stopped:
-            return None
+        with _naming(name):
+            return generate(
+                self.model, self.tokenizer, prompt, logits_processor=look_up, **arguments
+            )
 
     def _take_over(self, found: tuple[str, dict[str, Trace]]) -> None:
         self.prompt, self.runs = found
@@ -285,12 +291,3 @@ def _written(name: str, value: int | float | None) -> str:
     if isinstance(value, int):
         return str(value)
     return f"{value:.2f}" if name in ("log-probability", "per token") else f"{value:.1%}"
-
-
-def _result(steps: Generator):
-    """What a generator returns."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value

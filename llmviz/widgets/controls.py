@@ -92,7 +92,7 @@ def _slider(name: str, value) -> ipywidgets.Widget:
         description=name,
         tooltip=f"{name} {does}; {off:g} is off",
         style={"description_width": "150px"},
-        layout={"width": "430px"},
+        layout={"width": "400px"},
     )
 
 

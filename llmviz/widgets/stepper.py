@@ -111,7 +111,10 @@ class Stepper(Explorer):
             tooltip="Forward, again and again; the square goes back to the prompt",
         )  # fmt: skip
         self.branch_list = ipywidgets.Dropdown(
-            description="branch", tooltip="Go to the end of a branch", layout={"width": "440px"}
+            description="branch",
+            tooltip="Go to the end of a branch",
+            style={"description_width": "150px"},
+            layout={"width": "500px"},
         )
         # JupyterLab keeps a list's arrow keys for itself, so a button goes through it as well.
         self.branch_button = ipywidgets.Button(
@@ -127,10 +130,11 @@ class Stepper(Explorer):
         for place, button in enumerate(self.candidate_buttons):
             button.on_click(self.reacts(lambda place=place: self._on_candidate(place)))
         wrap = {"flex_flow": "row wrap", "max_width": "900px", "align_items": "center"}
-        instead = ipywidgets.Label("go on with", layout={"margin": "2px 8px 2px 92px"})
+        indented = {**wrap, "margin": "0 0 0 154px"}
+        instead = ipywidgets.Label("go on with", layout={"margin": "2px 8px 2px 90px"})
         super().__init__(
             self.prompt_box,
-            ipywidgets.HBox([self.back_button, self.forward_button, self.play], layout=wrap),
+            ipywidgets.HBox([self.back_button, self.forward_button, self.play], layout=indented),
             ipywidgets.HBox([self.branch_list, self.branch_button], layout=wrap),
             ipywidgets.HBox([instead, *self.candidate_buttons], layout=wrap),
         )
@@ -388,14 +392,14 @@ def _bars(node: Node, labels: dict[int, str], chosen: int | None) -> str:
         p, q, cut = math.exp(c.log_prob), c.processed_probability, c.score == -math.inf
         name, picked = token(_short(labels[c.token_id], 24)), c.token_id == chosen
         colour = ORANGE if picked else BLUE
-        bars = bar(p, FAINT, 320) + bar(q, colour, 320) if processed else bar(p, colour, 320, 12)
+        bars = bar(p, FAINT) + bar(q, colour) if processed else bar(p, colour, height=12)
         after = [("cut" if cut else f"{q:.1%}")] if processed else []
         rows.append(
             [
                 "▸" if picked else "",
                 str(c.rank),
                 f"<s>{name}</s>" if cut else f"<b>{name}</b>" if picked else name,
-                f'<div style="width:320px">{bars}</div>',
+                f'<div style="width:240px">{bars}</div>',
                 f"{p:.1%}",
                 *after,
                 "visited" if c.token_id in node.children else "",
@@ -403,7 +407,7 @@ def _bars(node: Node, labels: dict[int, str], chosen: int | None) -> str:
         )
     others = max(1 - math.fsum(math.exp(c.log_prob) for c in shown), 0.0)
     left = max(1 - math.fsum(c.processed_probability for c in shown), 0.0)
-    rest = bar(others, FAINT, 320) + (bar(left, BLUE, 320) if processed else "")
+    rest = bar(others, FAINT) + (bar(left, BLUE) if processed else "")
     after = [f"{left:.1%}"] if processed else []
     rows.append(["", "", "all others", rest, f"{others:.1%}", *after, ""])
     head = ["", "rank", "token", "", *(["before", "after"] if processed else ["probability"]), ""]

@@ -193,8 +193,8 @@ class Explored:
         for move in range(1, moves + 1):
             # There and back, so that a slider may be short.
             self.page.mouse.move(x + 3 * (move if move <= moves / 2 else moves - move), y)
-            self.page.wait_for_function("n => window.__painted.length >= n", arg=move)
-            self.page.wait_for_timeout(30)
+            self.page.evaluate("n => window.__until(n)", move)
+            self.page.wait_for_timeout(50)
         self.page.mouse.up()
         return self.page.evaluate("() => window.__painted")
 
@@ -211,12 +211,20 @@ class Explored:
 
 # After a change of the view: ask for the next frame, and for a message, which waits for its paint.
 _STOPWATCH = """view => {
-  let moved = 0;
+  let moved = 0, wanted = 0, reached = null;
   window.__painted = [];
+  // Polling would ask for frames, and so be measured itself.
+  window.__until = count => new Promise((resolve, reject) => {
+    if (window.__painted.length >= count) resolve();
+    [wanted, reached] = [count, resolve];
+    setTimeout(() => reject(new Error("no new picture after 10 seconds")), 10000);
+  });
   window.addEventListener("pointermove", event => { moved = event.timeStamp }, true);
   new MutationObserver(() => requestAnimationFrame(() => {
     const channel = new MessageChannel();
-    channel.port1.onmessage = () => window.__painted.push(performance.now() - moved);
+    channel.port1.onmessage = () => {
+      if (window.__painted.push(performance.now() - moved) === wanted) reached();
+    };
     channel.port2.postMessage(0);
   })).observe(view, { childList: true, subtree: true, characterData: true });
 }"""
@@ -243,6 +251,7 @@ def serve(folder: Path):
         sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1",
         f"--port={port}", "--IdentityProvider.token=", f"--ServerApp.root_dir={folder}",
         "--LabApp.expose_app_in_browser=True",
+        "--ServerApp.kernel_websocket_connection_class=llmviz.lab.PromptConnection",
     ]  # fmt: skip
     with open(log, "w") as output:
         server = subprocess.Popen(
