@@ -118,8 +118,12 @@ def test_a_token_can_be_picked_or_typed_without_a_pass(monkeypatch):
     assert "“␣”" in explorer.view.value
     explorer.settings.sliders["top_k"].value = 3
     assert explorer.token_id == space and not count
+    offered = explorer.token_list.options
     explorer.token_list.value = third
     assert explorer.token_id == third
+    assert explorer.token_list.options == offered  # nothing moves under the slider
+    explorer.token_box.value = "␣"
+    assert explorer.token_id == space and explorer.token_box.value == ""
 
 
 def test_a_text_of_several_tokens_is_refused_in_words():

@@ -81,12 +81,11 @@ class Explorer(ipywidgets.VBox):
             with self._lock:
                 try:
                     function()
+                    if not self.working:
+                        self.say("")
                     self.redraw()
                 except (ValueError, TypeError) as error:
                     self.say(str(error), alert=True)
-                else:
-                    if not self.working:
-                        self.say("")
 
         return callback
 

@@ -52,6 +52,7 @@ class ProcessorChain(PositionExplorer):
         **settings,
     ):
         self.token_id: int | None = None
+        self._typed: int | None = None
         # Not a Dropdown: JupyterLab keeps the arrow keys up and down for itself.
         self.token_list = ipywidgets.SelectionSlider(
             options=[""], description="token", tooltip="The likeliest tokens under the model",
@@ -89,7 +90,11 @@ class ProcessorChain(PositionExplorer):
         self._follow()
 
     def _list(self, top: list[int]) -> None:
-        ids = top if self.token_id in top else [self.token_id, *top]
+        """The tokens that the slider offers; a typed one stays until the next, so that nothing
+        moves under the slider."""
+        if self.token_id not in top:
+            self._typed = self.token_id
+        ids = top if self._typed is None or self._typed in top else [self._typed, *top]
         p = self.position.logits[0].softmax(-1)
         labels = token_labels(self.tokenizer, ids)
         options = [
@@ -104,12 +109,13 @@ class ProcessorChain(PositionExplorer):
 
     def _from_list(self) -> None:
         if not self._listing:
-            self.token_id, self.token_box.value = self.token_list.value, ""
+            self.token_id = self.token_list.value
             self._follow()
 
     def _from_box(self) -> None:
         if self.token_box.value:
             self._choose(self.token_box.value)
+            self.token_box.value = ""  # ready for the next; what is wrong stays, to be mended
 
     def _choose(self, token: str | int) -> None:
         self.token_id = find_token(self.tokenizer, token, self.position.logits.shape[-1])

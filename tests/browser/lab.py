@@ -202,6 +202,10 @@ class Explored:
         """Until the picture shows `text`."""
         self.picture.get_by_text(text).first.wait_for(timeout=timeout * 1000)
 
+    def wait_for_silence(self) -> None:
+        """Until the message line is empty."""
+        self.message.locator("[role]").wait_for(state="detached")
+
     def screenshot(self, name: str) -> Path:
         SCREENSHOTS.mkdir(exist_ok=True)
         path = SCREENSHOTS / f"{name}.png"

@@ -37,22 +37,22 @@ def test_errors_and_recovery(notebook):
     chain.message.get_by_text("is 2 tokens, two ␣words").wait_for()
     chain.type("or type one", "␣cat")
     chain.wait_for("“␣cat”")
-    assert chain.message.inner_text() == ""
+    chain.wait_for_silence()
     chain.type("prompt", "")
     chain.message.get_by_text("no tokens").wait_for()
     chain.type("prompt", "My cute")
     chain.wait_for("My cute …")
-    assert chain.message.inner_text() == ""
+    chain.wait_for_silence()
 
 
 def test_the_keyboard_alone(notebook):
     chain, key = notebook.explorer(), notebook.page.keyboard
     chain.handle("token").focus()
     key.press("Home")
-    for _ in range(3):
+    for _ in range(2 + ("typed" in chain.value("token"))):
         key.press("ArrowRight")
     chain.page.wait_for_function(
-        "readout => /^(3|4)\\./.test(readout.innerText)",
+        "readout => /^3\\./.test(readout.innerText)",
         arg=chain.control("token").locator(".widget-readout").element_handle(),
     )
     key.press("Tab")

@@ -63,7 +63,7 @@ def test_an_error_stands_in_the_explorer_and_the_next_input_works(bench, noteboo
     bench.message.get_by_text("context of 8192 tokens").wait_for(timeout=60_000)
     assert "cute dog" in bench.picture.inner_text()
     bench.type("prompt", "I enjoy walking with my cute dog")
-    bench.message.get_by_text("Not possible").wait_for(state="detached")
+    bench.wait_for_silence()
     assert not errors(notebook)
 
 
@@ -148,7 +148,7 @@ def test_hostile_tokens_run_nothing(lab):
         explorer.wait_for("1,000 draws")
         explorer.type("prompt", "hello <img/src=x/onerror=window.__hacked=1> hello")
         explorer.type("continuation", " <img/src=x/onerror=window.__hacked=1>")
-        explorer.message.get_by_text("x").wait_for(state="detached")
+        explorer.wait_for_silence()
         notebook.page.wait_for_timeout(500)
         explorer.screenshot("sampler-hostile")
         assert "onerror=window.__hacked" in explorer.picture.inner_text()
