@@ -207,7 +207,9 @@ class ProcessorChain(PositionExplorer):
             words = f" {percent(s.probability)}, rank {s.rank:,}" if s.rank else " out"
             words += f" · {s.left:,} tokens left"
             ax.text(s.probability, y, words, va="center", color=plots.INK, fontsize=9)
-        plots._token_ticks(ax.yaxis, [s.name for s in stages])
+        ax.set_yticks(range(len(stages)), [s.name for s in stages], color=plots.INK)
+        for text in ax.get_yticklabels():
+            text.set_parse_math(False)
         ax.invert_yaxis()
         ax.set_xlim(0, 1.6 * max(s.probability for s in stages) or 1)
         ax.xaxis.set_visible(False)

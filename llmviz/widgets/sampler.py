@@ -209,7 +209,7 @@ class SamplerBench(PositionExplorer):
         return "\n".join([*lines, *self._notes()])
 
     def figure(self, ax=None):
-        """The same pairs of bars with matplotlib; a dot is a token's share of the 1,000 draws."""
+        """The same pairs of bars with matplotlib; a stroke is a token's share of 1,000 draws."""
         from .. import plots
 
         at = self.position
@@ -219,7 +219,7 @@ class SamplerBench(PositionExplorer):
         if self.counts is not None:
             shares = [row["count"] / _DRAWS for row in self.rows()]
             at = [y + 0.2 for y in range(len(shares))]
-            ax.plot(shares, at, "o", color=plots.INK, markersize=4, label=f"{_DRAWS:,} draws")
+            ax.plot(shares, at, "|", color=plots.INK, markersize=11, label=f"{_DRAWS:,} draws")
         return ax
 
 
