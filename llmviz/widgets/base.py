@@ -246,3 +246,8 @@ def bar(share: float, colour: str, width: int = 240, height: int = 8) -> str:
 def token(label: str) -> str:
     """A token's label in type of its own, escaped."""
     return f'<span style="font-family:monospace;white-space:pre">{_text(label)}</span>'
+
+
+def percent(probability: float) -> str:
+    """Such as 12.3%; what is smaller than is printed says so."""
+    return "<0.1%" if 0 < probability < 0.001 else f"{probability:.1%}"
