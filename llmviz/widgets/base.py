@@ -43,7 +43,7 @@ class Explorer(ipywidgets.VBox):
         self._lock, self._stopped = threading.RLock(), threading.Event()
         self._progress = ipywidgets.FloatProgress(max=1.0, layout={"width": "240px"})
         self._stop = ipywidgets.Button(
-            description="Stop", icon="stop", tooltip="Stop, and leave everything as it was"
+            description="Stop", tooltip="Stop, and leave everything as it was"
         )
         self._stop.on_click(lambda _: self.stop())
         self._busy = ipywidgets.HBox([self._progress, self._stop], layout={"display": "none"})
