@@ -192,8 +192,9 @@ class SamplerBench(PositionExplorer):
 
     def still(self) -> str:
         call = (
-            f'<pre style="font-family:monospace;font-size:12px;color:{MUTED};background:#ffffff;margin:0;'
-            f'white-space:pre-wrap">{_text(self.call)}</pre>'
+            f'<pre style="font-family:monospace;font-size:12px;color:{MUTED};'
+            'background:#ffffff;margin:0;white-space:pre-wrap">'
+            f"{_text(self.call)}</pre>"
         )
         return self.picture() + card(call)
 
