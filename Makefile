@@ -14,6 +14,7 @@ SCREEN := $(filter Darwin,$(shell uname))$(DISPLAY)$(WAYLAND_DISPLAY)
 LAB := --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=notebooks \
 	--ServerApp.log_level=WARN --LabApp.log_level=WARN \
 	--LabApp.default_url=/lab/tree/00_start_here.ipynb \
+	--ServerApp.kernel_websocket_connection_class=llmviz.lab.PromptConnection \
 	$(if $(SCREEN),$(if $(NO_BROWSER),--no-browser),--no-browser) \
 	$(if $(filter 0,$(shell id -u)),--allow-root)
 

@@ -288,3 +288,13 @@ def test_on_the_default_model(default_model):
     explorer = lv.SamplerBench(*default_model, "The capital of France is", top_p=0.9)
     assert repr(explorer).splitlines()[2].startswith("␣Paris  77.")
     assert "of 49,152 tokens" in explorer.view.value
+
+
+def test_a_rounding_error_from_the_browser_is_no_change():
+    explorer = bench()
+    explorer.draw_many_button.click()
+    counts = explorer.counts
+    explorer.settings.sliders["temperature"].value = 1.0000000000000002
+    assert explorer.counts is counts
+    explorer.settings.sliders["temperature"].value = 1.05
+    assert explorer.counts is None

@@ -43,7 +43,7 @@ class Explorer(ipywidgets.VBox):
         self._lock, self._stopped = threading.RLock(), threading.Event()
         self._progress = ipywidgets.FloatProgress(max=1.0, layout={"width": "240px"})
         self._stop = ipywidgets.Button(
-            description="Stop", icon="stop", tooltip="Stop, and leave everything as it was"
+            description="Stop", tooltip="Stop, and leave everything as it was"
         )
         self._stop.on_click(lambda _: self.stop())
         self._busy = ipywidgets.HBox([self._progress, self._stop], layout={"display": "none"})
@@ -246,3 +246,8 @@ def bar(share: float, colour: str, width: int = 240, height: int = 8) -> str:
 def token(label: str) -> str:
     """A token's label in type of its own, escaped."""
     return f'<span style="font-family:monospace;white-space:pre">{_text(label)}</span>'
+
+
+def percent(probability: float) -> str:
+    """Such as 12.3%; what is smaller than is printed says so."""
+    return "<0.1%" if 0 < probability < 0.001 else f"{probability:.1%}"

@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import processors
 from ..html import _text
 from ..tokens import VISIBLE, token_label, token_labels
-from .base import BLUE, FAINT, bar, card, table
+from .base import BLUE, FAINT, bar, card, percent, table
 from .controls import PENALTIES, SAMPLING, written
 from .position import PositionExplorer
 
@@ -97,9 +97,10 @@ class ProcessorChain(PositionExplorer):
         ids = top if self._typed is None or self._typed in top else [self._typed, *top]
         p = self.position.logits[0].softmax(-1)
         labels = token_labels(self.tokenizer, ids)
+        ranks = [f"{top.index(i) + 1}." if i in top else "typed:" for i in ids]
         options = [
-            (f"{f'{top.index(i) + 1}.' if i in top else 'typed:'} {label}  {p[i]:.1%}", i)
-            for i, label in zip(ids, labels, strict=True)
+            (f"{rank} {label}  {percent(p[i].item())}", i)
+            for rank, label, i in zip(ranks, labels, ids, strict=True)
         ]
         if list(self.token_list.options) != options:
             chosen, self._listing = self.token_id, True
@@ -152,7 +153,9 @@ class ProcessorChain(PositionExplorer):
         if out:
             return f"{self.label} falls out at {out.name}: {out.words}."
         first, last = stages[0], stages[-1]
-        return f"{self.label} stays: {first.probability:.1%} becomes {last.probability:.1%}."
+        return (
+            f"{self.label} stays: {percent(first.probability)} becomes {percent(last.probability)}."
+        )
 
     # Its views
 
@@ -170,7 +173,7 @@ class ProcessorChain(PositionExplorer):
                 [
                     _text(s.name),
                     "−∞" if out else f"{s.score:.2f}",
-                    "out" if out else f"{s.probability:.1%}",
+                    "out" if out else _text(percent(s.probability)),
                     f'<div style="width:110px">{bar(s.probability / scale, BLUE, 110)}</div>',
                     "–" if out else f"{s.rank:,}",
                     f"{s.left:,}",
@@ -189,7 +192,7 @@ class ProcessorChain(PositionExplorer):
         settings = written(self.settings.on) or "everything off"
         lines = [f"ProcessorChain of {self.position}: {settings}", self.verdict]
         for s in self.stages:
-            figures = f"score {s.score:.2f}, probability {s.probability:.1%}, rank {s.rank}"
+            figures = f"score {s.score:.2f}, probability {percent(s.probability)}, rank {s.rank}"
             lines.append(f"{s.name}: {figures if s.rank else 'out'}, {s.left} left; {s.words}")
         return "\n".join(lines)
 
@@ -201,10 +204,12 @@ class ProcessorChain(PositionExplorer):
         ax = plots._axes(ax, width=8, height=0.6 + 0.42 * len(stages))
         ax.barh(range(len(stages)), [s.probability for s in stages], color=plots.BLUE, height=0.6)
         for y, s in enumerate(stages):
-            words = f" {s.probability:.1%}, rank {s.rank:,}" if s.rank else " out"
+            words = f" {percent(s.probability)}, rank {s.rank:,}" if s.rank else " out"
             words += f" · {s.left:,} tokens left"
             ax.text(s.probability, y, words, va="center", color=plots.INK, fontsize=9)
-        plots._token_ticks(ax.yaxis, [s.name for s in stages])
+        ax.set_yticks(range(len(stages)), [s.name for s in stages], color=plots.INK)
+        for text in ax.get_yticklabels():
+            text.set_parse_math(False)
         ax.invert_yaxis()
         ax.set_xlim(0, 1.6 * max(s.probability for s in stages) or 1)
         ax.xaxis.set_visible(False)
@@ -266,7 +271,7 @@ def reason(
             return f"rank {rank:,} is {'beyond' if cut else 'within'} {value}"
         case "top_p":
             likelier = p[before > before[i]].sum()
-            return f"likelier tokens hold {likelier:.1%} {'≥' if cut else '<'} {value:.0%}"
+            return f"likelier tokens hold {likelier:.1%} {'≥' if cut else '<'} {100 * value:g}%"
         case "min_p":
             threshold = f"{value:g} · {p.max():.2%}"
             return f"{p[i]:.2%} {'<' if cut else '≥'} {threshold}, of the likeliest"
@@ -274,7 +279,7 @@ def reason(
             bits, expected = -log_probs[i] / math.log(2), entropy / math.log(2)
             return (
                 f"surprisal {bits:.2f}, entropy {expected:.2f} bits: "
-                f"{'not ' if cut else ''}among the closest that hold {value:.0%}"
+                f"{'not ' if cut else ''}among the closest that hold {100 * value:g}%"
             )
         case "epsilon_cutoff":
             return f"{p[i]:.3%} {'<' if cut else '≥'} {value:.3%}"

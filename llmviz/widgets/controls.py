@@ -45,6 +45,7 @@ class Settings:
         self.box = ipywidgets.HBox(
             [ipywidgets.VBox(side) for side in sides], layout={"flex_flow": "row wrap"}
         )
+        self._known = self.on
         for slider in self.sliders.values():
             slider.observe(self._on_slider, "value")
 
@@ -72,10 +73,12 @@ class Settings:
         for name, slider in self.sliders.items():
             slider.value = processors.DEFAULTS[name]
         self._resetting = False
-        self._changed(None)
+        self._on_slider(None)
 
     def _on_slider(self, change) -> None:
-        if not self._resetting:
+        # The browser answers a value of 1.0 with 1.0000000000000002: no change.
+        if not self._resetting and self.on != self._known:
+            self._known = self.on
             self._changed(change)
 
 

@@ -13,7 +13,7 @@ from ..decoding.search import draw, seeded
 from ..html import _text
 from ..tokens import token_labels
 from ..trace import Recorder, Step, Trace
-from .base import BLUE, FAINT, MUTED, ORANGE, bar, card, table, token
+from .base import BLUE, FAINT, MUTED, ORANGE, bar, card, percent, table, token
 from .controls import PENALTIES, SAMPLING, written
 from .position import PositionExplorer
 
@@ -192,8 +192,9 @@ class SamplerBench(PositionExplorer):
 
     def still(self) -> str:
         call = (
-            f'<pre style="font-size:12px;color:{MUTED};background:#ffffff;margin:0;'
-            f'white-space:pre-wrap">{_text(self.call)}</pre>'
+            f'<pre style="font-family:monospace;font-size:12px;color:{MUTED};'
+            'background:#ffffff;margin:0;white-space:pre-wrap">'
+            f"{_text(self.call)}</pre>"
         )
         return self.picture() + card(call)
 
@@ -202,14 +203,14 @@ class SamplerBench(PositionExplorer):
         lines = [f"SamplerBench of {self.position}: {settings}"]
         lines.append(", ".join(f"{name} {value}" for name, value in self._figures()))
         for row in self.rows():
-            after = "cut" if row["after"] is None else f"{row['after']:.1%}"
+            after = "cut" if row["after"] is None else percent(row["after"])
             counted = "" if row["count"] is None else f", drawn {row['count']}"
             mark = "▸ " if row["chosen"] else ""
-            lines.append(f"{mark}{row['label']}  {row['before']:.1%} → {after}{counted}")
+            lines.append(f"{mark}{row['label']}  {percent(row['before'])} → {after}{counted}")
         return "\n".join([*lines, *self._notes()])
 
     def figure(self, ax=None):
-        """The same pairs of bars with matplotlib; a dot is a token's share of the 1,000 draws."""
+        """The same pairs of bars with matplotlib; a stroke is a token's share of 1,000 draws."""
         from .. import plots
 
         at = self.position
@@ -219,7 +220,7 @@ class SamplerBench(PositionExplorer):
         if self.counts is not None:
             shares = [row["count"] / _DRAWS for row in self.rows()]
             at = [y + 0.2 for y in range(len(shares))]
-            ax.plot(shares, at, "o", color=plots.INK, markersize=4, label=f"{_DRAWS:,} draws")
+            ax.plot(shares, at, "|", color=plots.INK, markersize=11, label=f"{_DRAWS:,} draws")
         return ax
 
 
@@ -270,8 +271,8 @@ def _cells(rows: list[dict], scale: float, counted: bool) -> tuple[list[str], li
             if row["chosen"]
             else label,
             f'<div style="width:300px">{bars}</div>',
-            f'<span style="color:{MUTED}">{row["before"]:.1%}</span>',
-            "cut" if cut else f"{row['after']:.1%}",
+            f'<span style="color:{MUTED}">{_text(percent(row["before"]))}</span>',
+            "cut" if cut else _text(percent(row["after"])),
         ]
         if counted:
             expected = _DRAWS * (row["after"] or 0.0)

@@ -122,6 +122,7 @@ class Notebook:
         self.page.wait_for_function(
             "name => document.body.dataset.jpThemeName === name", arg=name, timeout=30_000
         )
+        self.page.locator("#jupyterlab-splash").wait_for(state="detached")
 
     def screenshot(self, name: str, selector: str | None = None) -> Path:
         """For a person to look at: of the page, or of one element."""
