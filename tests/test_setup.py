@@ -35,7 +35,7 @@ PINS = [
     if line.strip() and not line.startswith("#")
 ]
 # Names of import packages that differ from those of their distributions.
-DISTRIBUTION = {"yaml": "pyyaml", "tomli": "pytest", "IPython": "ipykernel"}
+DISTRIBUTION = {"PIL": "pillow", "yaml": "pyyaml", "tomli": "pytest", "IPython": "ipykernel"}
 # What a declared package cannot be without, and may be imported too.
 COMES_ALONG = {
     "ipykernel": "jupyterlab", "ipython": "ipywidgets", "jupyter-server": "jupyterlab",

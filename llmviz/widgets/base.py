@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 
 import ipywidgets
+import torch
 from torch import LongTensor, Tensor
 
 from ..decoding.prefix import Prefix
@@ -196,6 +198,18 @@ class Explorer(ipywidgets.VBox):
         with self._lock:
             bundle = super()._repr_mimebundle_(**kwargs) or {}
             return {**bundle, "text/html": self.still(), "text/plain": repr(self)}
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch use one thread. What a drag computes is small, and the other threads would wait for
+    the next of it in a loop, on the very cores that the browser wants to draw with."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def read(model, tokenizer, text: str, name: str = "prompt") -> tuple[LongTensor, Tensor]:
