@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import LongTensor, Tensor
 
+from ..models import input_device
+
 
 class Prefix:
     """The text so far as a model sees it: tokens, which of them are padding, and the KV cache.
@@ -17,10 +19,11 @@ class Prefix:
 
     def __init__(self, model, input_ids: LongTensor, attention_mask: LongTensor | None = None):
         self.model = model
-        self.input_ids = input_ids.to(model.device)
+        device = input_device(model)
+        self.input_ids = input_ids.to(device)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        self.attention_mask = attention_mask.to(model.device)
+        self.attention_mask = attention_mask.to(device)
         self.padded = not bool(self.attention_mask.all())
         self.cache = None
         self.unread = input_ids.shape[1]

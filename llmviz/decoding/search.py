@@ -62,8 +62,8 @@ def sample(
 ) -> Trace:
     """Draw each token from the distribution that the processors leave.
 
-    The other arguments as in `greedy_search`. Draws are made on the CPU, so that a seed means the same on every device; without one they come from torch's
-    global generator.
+    The other arguments as in `greedy_search`. Draws are made on the CPU, so that a seed means the
+    same on every device; without one they come from torch's global generator.
     """
     generator = seeded(seed)
     run = Generation(
