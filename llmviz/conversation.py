@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from os.path import commonprefix
@@ -75,8 +76,8 @@ def chat(
     given = {k: v for k, v in locals().items() if k not in ("settings", "return_past_key_values")}
     check_count("num_beams", num_beams)
     if num_beams == 1:
-        for last in stream_chat(**given, **settings, return_past_key_values=True):
-            pass
+        answers = stream_chat(**given, **settings, return_past_key_values=True)
+        (last,) = deque(answers, maxlen=1)
         return last if return_past_key_values else last[:2]
     if past_key_values is not None or return_past_key_values:
         raise ValueError(
