@@ -183,7 +183,7 @@ def _strategy(*, do_sample: bool, seed: int | None, num_return_sequences: int, *
     if given["cache_implementation"] and strategy not in (greedy_search, sample):
         raise ValueError(
             f'cache_implementation="static" with {strategy.__name__.replace("_", " ")}, which '
-            "reorders or takes back what is in the cache: pass None"
+            "needs a cache that grows: pass None, or greedy search or sampling"
         )
     one_answer = strategy is assisted_search or not (do_sample or strategy is beam_search)
     if num_return_sequences > 1 and one_answer:
