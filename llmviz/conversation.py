@@ -262,7 +262,7 @@ class _Turn:
         )
         response = text.rstrip("\ufffd")  # a character whose other bytes have not come yet
         answer = {"role": "assistant", "content": response}
-        return response, [*map(dict, self.messages), answer]
+        return response, [*self.messages, answer]
 
 
 _OF_TURN = (

@@ -7,6 +7,7 @@ from functools import cache
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from transformers import InfNanRemoveLogitsProcessor
 
 import llmviz as lv
@@ -104,6 +105,17 @@ def test_the_model_reads_what_the_template_writes():
     assert seen == [bytes_of(wanted + "<bos>assistant\n")]
 
 
+def test_no_special_token_is_put_before_those_of_the_template():
+    begins = copy.deepcopy(tokenizer())
+    begins.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<pad> $A", special_tokens=[("<pad>", tiny.PAD)]
+    )
+    assert begins("hi")["input_ids"][0] == tiny.PAD
+    settings = {"max_new_tokens": 9, "do_sample": False, "suppress_tokens": NO_LETTERS}
+    answers = [lv.chat(tiny.model("llama"), t, "hi", **settings) for t in (begins, tokenizer())]
+    assert answers[0] == answers[1]
+
+
 def test_a_system_prompt_stands_first_and_once():
     model, ours = says("ok"), tokenizer()
     _, history = lv.chat(model, ours, "hi", system="Be short.")
@@ -172,9 +184,18 @@ def test_an_answer_cut_off_within_a_character_ends_before_it(text):
         assert all("�" not in response for response, _ in steps)
 
 
+def test_a_tokenizer_that_cleans_up_spaces_takes_none_back():
+    tidy = copy.deepcopy(tokenizer())
+    tidy.clean_up_tokenization_spaces = True
+    tidy.clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output = True
+    assert tidy.decode(bytes_of("do n't")) == "don't"
+    steps = [response for response, _ in streamed(says("do n't"), ours=tidy)]
+    assert steps == ["d", "do", "do ", "do n", "do n'", "do n't"]
+
+
 def test_bytes_that_never_make_a_character_do_not_stop_the_growth():
     chance = random.Random(0)
-    for _ in range(50):
+    for _ in range(15):
         tokens = [chance.randrange(256) for _ in range(30)]
         steps = [response for response, _ in streamed(says(tokens))]
         for before, after in zip(steps, steps[1:], strict=False):

@@ -1,5 +1,6 @@
 """`score_choices` gives each answer what a pass of its own over prompt and answer gives."""
 
+import copy
 import math
 
 import pytest
@@ -8,6 +9,7 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 import llmviz as lv
@@ -118,24 +120,18 @@ def test_a_table_prints_all_of_its_numbers_short():
 
 
 def test_special_tokens_of_a_rendered_template_are_not_doubled():
-    class Beginning:
-        """The tiny tokenizer, with a token put before every text."""
-
-        def __call__(self, text, add_special_tokens=True):
-            ids = tiny.tokenizer()(text)["input_ids"]
-            return {"input_ids": [tiny.BOS] * add_special_tokens + ids}
-
-        def __getattr__(self, name):
-            return getattr(tiny.tokenizer(), name)
-
+    begins = copy.deepcopy(tiny.tokenizer())
+    begins.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", tiny.BOS)]
+    )
     model = tiny.model("llama")
     written = lv.score_choices(model, tiny.tokenizer(), "<bos>hi ", ["a", "b"])
-    own = lv.score_choices(model, Beginning(), "hi ", ["a", "b"])
+    own = lv.score_choices(model, begins, "hi ", ["a", "b"])
     assert own.log_prob.tolist() == written.log_prob.tolist()
-    again = lv.score_choices(model, Beginning(), "<bos>hi ", ["a", "b"], add_special_tokens=False)
+    again = lv.score_choices(model, begins, "<bos>hi ", ["a", "b"], add_special_tokens=False)
     assert again.log_prob.tolist() == written.log_prob.tolist()
     # And a single special token is enough for an answer to follow.
-    assert len(lv.score_choices(model, Beginning(), "", ["a", "b"])) == 2
+    assert len(lv.score_choices(model, begins, "", ["a", "b"])) == 2
 
 
 @pytest.mark.parametrize(
