@@ -100,10 +100,10 @@ def _log_probs_behind(text: Prefix, answers: list[list[int]]) -> Tensor:
     end means nothing. `text`, of one row, stays as it is.
     """
     width = max(map(len, answers))
-    # What is read last does not reach what stands before it, so any token will do as padding.
-    padded = torch.tensor([answer + [0] * (width - len(answer)) for answer in answers])
     if width == 1:
         return torch.empty(len(answers), 0)
+    # What is read last does not reach what stands before it, so any token will do as padding.
+    padded = torch.tensor([answer + [0] * (width - len(answer)) for answer in answers])
     rows = copy.copy(text)
     rows.cache = copy.deepcopy(text.cache)
     rows.reorder(torch.zeros(len(answers), dtype=torch.long))

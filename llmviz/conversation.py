@@ -45,7 +45,7 @@ def chat(
     past_key_values: ChatCache | None = None,
     return_past_key_values: bool = False,
     **settings,
-):
+) -> tuple:
     """Ask, and return (response, history): the answer, and the conversation with it at its end.
 
     query: what is said now, by `role`: "user", "system", "assistant", or what a tool returned,
@@ -62,8 +62,8 @@ def chat(
         do_sample=False takes the likeliest token each time.
     logits_processor: functions from (input_ids, scores) to scores. Behind them
         `remove_invalid_values` does its work.
-    eos_token_id: the tokens that end an answer: by default all that the model's generation
-        configuration names, and the tokenizer's own.
+    eos_token_id: tokens that end an answer, besides all that the model's generation configuration
+        names, and the tokenizer's own.
     past_key_values, return_past_key_values: with True, returns (response, history,
         past_key_values); handed to the next call with that history, they spare the model to read
         again what it knows. The tokens are those of a call without. Not with beams.
@@ -239,9 +239,8 @@ class _Turn:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         self.input_ids = torch.tensor([ids])
         self.max_new_tokens = _room(model, len(ids), max_length, max_new_tokens)
-        if eos_token_id is None:
-            eos_token_id = [*eos_token_ids(model), *as_list(tokenizer.eos_token_id)]
-        self.eos = torch.tensor(as_list(eos_token_id), dtype=torch.long)
+        eos = [*eos_token_ids(model), *as_list(tokenizer.eos_token_id), *as_list(eos_token_id)]
+        self.eos = torch.tensor(eos, dtype=torch.long)
         processors.check(logits_processor=logits_processor)
         own = logits_processor or []
         own = list(own) if isinstance(own, (list, tuple)) else [own]
@@ -284,7 +283,7 @@ def _answers(
         tokens.append(token.item())
         response, history = turn.reply(tokens)
         # An empty answer is shown too, at its end.
-        if response != (shown or "") or (shown is None and not run.goes_on):
+        if response != shown and (response or not run.goes_on):
             shown = response
             yield response, history, memory
 
@@ -330,7 +329,7 @@ def _rendered(tokenizer, messages: list[dict], with_system: bool) -> str:
     try:
         text = render(messages)
         # Some templates pass in silence over roles that they do not know.
-        for i in {0, len(messages) - 1} if with_system else {len(messages) - 1}:
+        for i in (-1, 0) if with_system else (-1,):
             other = [*messages]
             other[i] = {**messages[i], "content": messages[i]["content"] + "x"}
             if render(other) == text:

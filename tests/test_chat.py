@@ -93,27 +93,21 @@ def test_response_and_a_new_history():
 def test_the_model_reads_what_the_template_writes():
     model, seen = tiny.model("llama"), []
     hook = model.register_forward_pre_hook(lambda _, args: seen.append(args[0][0].tolist()))
-    history = [
-        {"role": "user", "content": "a"},
-        {"role": "assistant", "content": "b"},
-    ]
-    try:
-        lv.chat(model, tokenizer(), "c", history, "observation", system="s", max_new_tokens=1)
-    finally:
-        hook.remove()
-    wanted = "<bos>system\ns<eos><bos>user\na<eos><bos>assistant\nb<eos><bos>observation\nc<eos>"
-    assert seen == [bytes_of(wanted + "<bos>assistant\n")]
-
-
-def test_no_special_token_is_put_before_those_of_the_template():
     begins = copy.deepcopy(tokenizer())
     begins.backend_tokenizer.post_processor = TemplateProcessing(
         single="<pad> $A", special_tokens=[("<pad>", tiny.PAD)]
     )
     assert begins("hi")["input_ids"][0] == tiny.PAD
-    settings = {"max_new_tokens": 9, "do_sample": False, "suppress_tokens": NO_LETTERS}
-    answers = [lv.chat(tiny.model("llama"), t, "hi", **settings) for t in (begins, tokenizer())]
-    assert answers[0] == answers[1]
+    history = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+    ]
+    try:
+        lv.chat(model, begins, "c", history, "observation", system="s", max_new_tokens=1)
+    finally:
+        hook.remove()
+    wanted = "<bos>system\ns<eos><bos>user\na<eos><bos>assistant\nb<eos><bos>observation\nc<eos>"
+    assert seen == [bytes_of(wanted + "<bos>assistant\n")]
 
 
 def test_a_system_prompt_stands_first_and_once():
