@@ -28,6 +28,12 @@ _HOME = {
     "hidden_states": "internals",
     "kv_cache": "internals",
     "logit_lens": "internals",
+    "score_choices": "choices",
+    "ChatCache": "conversation",
+    "chat": "conversation",
+    "print_stream": "conversation",
+    "remove_invalid_values": "conversation",
+    "stream_chat": "conversation",
     "logits_to_frame": "frames",
     "predict_next_tokens": "frames",
     "plot_attention": "plots",
@@ -57,7 +63,7 @@ _HOME = {
 }
 _ROOMS = {
     "models", "tokens", "processors", "decoding", "trace", "internals", "frames", "plots", "html",
-    "checks", "widgets",
+    "choices", "conversation", "checks", "widgets",
 }  # fmt: skip
 
 __all__ = sorted({*_HOME, *_ROOMS})

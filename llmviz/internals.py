@@ -18,7 +18,7 @@ from unittest.mock import patch
 import torch
 from torch import LongTensor, Tensor, nn
 
-from .models import check_model, context_size
+from .models import check_model, context_size, input_device
 from .tables import Table
 from .tokens import encode, token_labels
 
@@ -71,7 +71,8 @@ def attentions(model, tokenizer, text: str) -> Labelled:
             f"model is a {type(model).__name__}, which gave no attention weights: either it has "
             'no attention, or it must be loaded with attn_implementation="eager"'
         )
-    return Labelled(_stacked(weights), token_labels(tokenizer, input_ids))
+    weights = _stacked([_all_heads(model, w) for w in weights])
+    return Labelled(weights, token_labels(tokenizer, input_ids))
 
 
 @torch.no_grad()
@@ -151,7 +152,8 @@ def kv_cache(model, tokenizer, text: str) -> Table:
     Returns a Table with a row a layer. Columns: layer; kind, the transformers class that keeps it;
     a column with the shape of each tensor in it, such as keys and values, of shape (batch,
     key-value heads, tokens, head size); bytes; bytes_per_token, by how much it grew when one more
-    token was read: 0 for a state-space layer, or a sliding window that is full.
+    token was read: 0 for a state-space layer, or a sliding window that is full. Under tensor
+    parallelism it is what this process keeps: some of the heads.
     Raises TypeError or ValueError for a text that has no tokens, and for a model without a cache.
     """
     input_ids = _input_ids(model, tokenizer, text, more=1)
@@ -201,7 +203,7 @@ def unembed(model, hidden: Tensor) -> Tensor:
     """
     flat = hidden.reshape(1, -1, hidden.shape[-1])
     decoder = model.get_decoder()
-    nothing = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+    nothing = torch.zeros(1, 1, dtype=torch.long, device=input_device(model))
     with patch.object(decoder, "forward", lambda *_, **__: _Output(flat)), torch.no_grad():
         logits = model(nothing, use_cache=False).logits
     return logits.reshape(*hidden.shape[:-1], -1)
@@ -226,12 +228,23 @@ def _run(model, input_ids: LongTensor, **wanted):
     accepts = inspect.signature(model.forward).parameters
     frugal = {k: v for k, v in (("use_cache", False), ("logits_to_keep", 1)) if k in accepts}
     with torch.no_grad():
-        return model(input_ids.to(model.device), **frugal | wanted)
+        return model(input_ids.to(input_device(model)), **frugal | wanted)
 
 
 def _stacked(layers) -> Tensor:
     """A tensor a layer, each of shape (1, …), as one on the CPU."""
     return torch.cat([layer.float().cpu() for layer in layers])
+
+
+def _all_heads(model, weights: Tensor) -> Tensor:
+    """A layer's attention weights, shape (1, heads, …), of all heads: under tensor parallelism each
+    process computes some of them."""
+    if not model.tp_size or weights.shape[1] == model.config.get_text_config().num_attention_heads:
+        return weights
+    mesh = next(p.device_mesh for p in model.parameters() if hasattr(p, "device_mesh"))
+    parts = [torch.empty_like(weights) for _ in range(model.tp_size)]
+    torch.distributed.all_gather(parts, weights.contiguous(), group=mesh.get_group())
+    return torch.cat(parts, dim=1)
 
 
 def _target_id(tokenizer, target: str | int, vocabulary: int) -> int:

@@ -39,6 +39,11 @@ def load(name: str | os.PathLike | None = None, *, device=None, dtype=None, **kw
     dtype: of the weights, by default float32; "auto" takes the checkpoint's own.
     kwargs: go on to `from_pretrained`. Weights are read from safetensors files only, unless
         `use_safetensors` says otherwise; code from the hub runs only with `trust_remote_code=True`.
+        A model larger than one card: `device_map="auto"`, which takes all GPUs, then the memory,
+        then the disk (`offload_folder`); or, in each process that torchrun started, with the same
+        seed in all, `distributed_config=DistributedConfig(tp_plan="auto")`.
+
+    On a GPU, float32 is computed in float32 from here on: TensorFloat-32 is switched off.
 
     Returns (model, tokenizer) as `from_pretrained` makes them, in evaluation mode and without
     gradients (`model.requires_grad_(True)` brings them back). A missing
@@ -52,6 +57,7 @@ def load(name: str | os.PathLike | None = None, *, device=None, dtype=None, **kw
     if device is not None and "device_map" in kwargs:
         raise ValueError("device and device_map both say where the model goes: pass one of them")
     device = _device(device)
+    _compute_in_full_float32()
     name = name or os.environ.get("LLMVIZ_MODEL") or default_model_folder()
     kwargs = {"use_safetensors": True, "dtype": torch.float32 if dtype is None else dtype} | kwargs
     for_both = {k: kwargs[k] for k in _FOR_TOKENIZER if k in kwargs}
@@ -86,8 +92,15 @@ def setup_line(model) -> str:
     return (
         f"llmviz {version('llmviz-course')} · torch {torch.__version__} · "
         f"transformers {transformers.__version__} · {type(model).__name__}, "
-        f"{model.num_parameters() / 1e6:.0f} M · {model.device} · {str(model.dtype)[6:]}"
+        f"{model.num_parameters() / 1e6:.0f} M · {_where(model)} · {str(model.dtype)[6:]}"
     )
+
+
+def _where(model) -> str:
+    places = getattr(model, "hf_device_map", None) or {"": model.device}
+    names = (f"cuda:{place}" if isinstance(place, int) else str(place) for place in places.values())
+    processes = f" · {model.tp_size} processes" if model.tp_size else ""
+    return " + ".join(dict.fromkeys(names)) + processes
 
 
 def _device(device):
@@ -103,6 +116,18 @@ def _device(device):
         here = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
         raise ValueError(f"device={device!r} is not there; this machine has {['cpu', *here]}")
     return found
+
+
+def _compute_in_full_float32() -> None:
+    """Switch TensorFloat-32 off, which rounds what a GPU multiplies to 10 bits.
+
+    With it, a text made on a GPU could differ from the CPU's. torch leaves it on for convolutions,
+    such as Mamba's, and NVIDIA's containers switch it on for matrices too.
+    """
+    import torch
+
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def _check_reachable(name, kwargs) -> None:
@@ -157,6 +182,17 @@ def _without_bars_for(name):
     finally:
         if quiet:
             logging.enable_progress_bar()
+
+
+def input_device(model):
+    """The device on which a model takes its tokens, and gives back what it made of them.
+
+    Where the embedding is offloaded, which shows as the device "meta", that is the CPU:
+    accelerate's hooks carry the tokens on.
+    """
+    import torch
+
+    return torch.device("cpu") if model.device.type == "meta" else model.device
 
 
 def context_size(model) -> int | None:

@@ -427,7 +427,8 @@ def process(
     """`scores` after all the processors of `stages`, which takes the same arguments.
 
     Raises ValueError where a row is left without a finite highest score: NaN, +inf, or all −inf.
-    Under beams, one beam of a prompt may be all −inf.
+    Under beams, one beam of a prompt may be all −inf. Scores that come in so raise too, unless a
+    `logits_processor` of the caller's mends them.
     """
     processed = scores
     for _, after in stages(scores, input_ids, num_beams=num_beams, **arguments):
@@ -435,8 +436,11 @@ def process(
     # One look for both, since looking makes a GPU wait.
     highest = torch.stack([scores.amax(-1), processed.amax(-1)])
     highest = highest.view(2, -1, num_beams).amax(-1)
-    if not highest.isfinite().all():
-        when, row = (~highest.isfinite()).nonzero()[0].tolist()
+    bad = ~highest.isfinite()
+    if arguments.get("logits_processor") is not None:
+        bad[0] &= bad[1]
+    if bad.any():
+        when, row = bad.nonzero()[0].tolist()
         found = {"nan": "holds NaN", "inf": "holds +inf", "-inf": "is −inf for every token"}
         blame = ("the model's weights and dtype (float16 overflows)", "the processors in use")
         raise ValueError(

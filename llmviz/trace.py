@@ -317,7 +317,8 @@ class Recorder:
         """
         device, k = logits.device, min(self.top_logprobs, logits.shape[-1])
         tokens = tokens.to(device)
-        rows = torch.arange(len(tokens)) if rows is None else rows.cpu()
+        each_row = rows is None
+        rows = torch.arange(len(tokens)) if each_row else rows.cpu()
         log_probs = logits.log_softmax(-1)
         probabilities = logits.softmax(-1)  # sums to 1 more closely than exp(log_probs)
         ids = logits.topk(k).indices
@@ -333,7 +334,11 @@ class Recorder:
             ids = torch.cat([ids, likeliest_after], dim=-1)
             rank = torch.cat([rank, _rank(logits, likeliest_after)], dim=-1)
         chosen = logits[rows, tokens]
-        likelier = [(logits[r] > c).sum() for r, c in zip(rows.tolist(), chosen, strict=True)]
+        if each_row:
+            likelier = (logits > chosen[:, None]).sum(-1)
+        else:  # a row at a time, since many may be chosen from one
+            pairs = zip(rows.tolist(), chosen, strict=True)
+            likelier = torch.stack([(logits[r] > c).sum() for r, c in pairs])
         self._records.append(
             {
                 "token_id": ids,
@@ -348,7 +353,7 @@ class Recorder:
                 "row": rows,
                 "chosen": [
                     tokens,
-                    1 + torch.stack(likelier),
+                    1 + likelier,
                     *(x[rows, tokens] for x in (logits, log_probs, scores, processed)),
                 ],
             }

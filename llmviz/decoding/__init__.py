@@ -20,7 +20,7 @@ from .assisted import assisted_search
 from .beams import beam_search, check_beams
 from .contrastive import contrastive_search
 from .dola import dola
-from .prefix import as_list, lengths_of, pad_token_id
+from .prefix import as_list, check_cache, lengths_of, pad_token_id
 from .search import greedy_search, sample
 
 __all__ = [
@@ -71,6 +71,7 @@ def generate(
     prompt_lookup_num_tokens: int | None = None,
     num_assistant_tokens: int = 5,
     num_return_sequences: int = 1,
+    cache_implementation: str | None = None,
     top_logprobs: int = 20,
 ) -> Trace:
     """Continue `prompt`, and record every step.
@@ -86,6 +87,10 @@ def generate(
     num_return_sequences: continuations for each prompt; more than one needs `do_sample=True`, or
         as many beams.
     stop_strings: texts end where one of these has appeared.
+    cache_implementation: "static" is the fast way on a GPU: a KV cache of a fixed length, for which
+        the model is compiled to one CUDA graph (`prefix.StaticPrefix`). The first run of a batch
+        size takes a minute longer. For greedy search and sampling; the tokens are the same, up to
+        the rounding of kernels that compute in another order.
     top_logprobs: how many of the likeliest tokens to record at each step.
 
     Which strategy runs depends on the arguments, one at most of the following:
@@ -136,8 +141,8 @@ _BEAM_ARGUMENTS = (
     "num_beams", "length_penalty", "early_stopping", "num_beam_groups", "diversity_penalty",
 )  # fmt: skip
 _ARGUMENTS_OF = {
-    greedy_search: (),
-    sample: ("seed",),
+    greedy_search: ("cache_implementation",),
+    sample: ("seed", "cache_implementation"),
     beam_search: (*_BEAM_ARGUMENTS, "num_return_sequences", "do_sample", "seed"),
     contrastive_search: ("penalty_alpha",),
     dola: ("dola_layers", "do_sample", "seed"),
@@ -174,6 +179,12 @@ def _strategy(*, do_sample: bool, seed: int | None, num_return_sequences: int, *
     strategy = next(iter(asked.values()), sample if do_sample else greedy_search)
     if strategy is contrastive_search and do_sample:
         raise ValueError("penalty_alpha with do_sample=True: contrastive search does not draw")
+    check_cache(given["cache_implementation"])
+    if given["cache_implementation"] and strategy not in (greedy_search, sample):
+        raise ValueError(
+            f'cache_implementation="static" with {strategy.__name__.replace("_", " ")}, which '
+            "needs a cache that grows: pass None, or greedy search or sampling"
+        )
     one_answer = strategy is assisted_search or not (do_sample or strategy is beam_search)
     if num_return_sequences > 1 and one_answer:
         raise ValueError(

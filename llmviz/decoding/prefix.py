@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 
 import torch
 from torch import LongTensor, Tensor
+
+from ..models import input_device
 
 
 class Prefix:
@@ -16,10 +19,11 @@ class Prefix:
 
     def __init__(self, model, input_ids: LongTensor, attention_mask: LongTensor | None = None):
         self.model = model
-        self.input_ids = input_ids.to(model.device)
+        device = input_device(model)
+        self.input_ids = input_ids.to(device)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        self.attention_mask = attention_mask.to(model.device)
+        self.attention_mask = attention_mask.to(device)
         self.padded = not bool(self.attention_mask.all())
         self.cache = None
         self.unread = input_ids.shape[1]
@@ -41,9 +45,7 @@ class Prefix:
         wanted: such as output_hidden_states=True.
         """
         inputs = {"use_cache": True, self.cache_name: self.cache, "logits_to_keep": logits_to_keep}
-        # Padding does not count as a position; it gets number 0, which the mask hides.
-        positions = (self.attention_mask.cumsum(-1) - 1).clamp(min=0)
-        inputs["position_ids"] = positions[:, -self.unread :]
+        inputs["position_ids"] = self.position_ids()[:, -self.unread :]
         inputs = {k: v for k, v in inputs.items() if k in self.accepts}
         # A state-space model needs no mask once the padding is behind it.
         if self.padded and not (self.cache_name == "cache_params" and self.cache is not None):
@@ -53,6 +55,11 @@ class Prefix:
         # A model without a cache reads the whole text again for every token.
         self.unread = 0 if self.cache is not None else self.input_ids.shape[1]
         return output
+
+    def position_ids(self) -> LongTensor:
+        """The number of each token in its text, shape (rows, tokens)."""
+        # Padding does not count as a position; it gets number 0, which the mask hides.
+        return (self.attention_mask.cumsum(-1) - 1).clamp(min=0)
 
     def append(self, tokens: LongTensor) -> None:
         """Put one token, shape (rows,), behind each row."""
@@ -84,6 +91,102 @@ class Prefix:
             self.cache = self.model._reorder_cache(self.cache, rows)
         else:
             self.cache.reorder_cache(rows)
+
+
+class StaticPrefix(Prefix):
+    """A `Prefix` whose cache has its full length from the start.
+
+    So all steps behind the prompt have the same shapes, and the model can be compiled for them: on
+    a GPU that is done, as `generate(cache_implementation="static")` does it, and a step is then one
+    CUDA graph, where hundreds of kernels would be started one by one. On the CPU, or where layers
+    are offloaded, the model runs as it is; a `model.generation_config.compile_config` has it
+    compiled on the CPU too, `disable_compile=True` nowhere.
+
+    transformers: StaticCache, CompileConfig. The text goes on only at its end: nothing can be
+    taken back or reordered. Raises ValueError for a model that cannot keep such a cache.
+    """
+
+    def __init__(
+        self,
+        model,
+        input_ids: LongTensor,
+        attention_mask: LongTensor | None = None,
+        *,
+        max_new_tokens: int,
+    ):
+        super().__init__(model, input_ids, attention_mask)
+        self.cache = _static_cache(model, self.cache_name, input_ids.shape[1] + max_new_tokens)
+        self.step = _compiled(model)
+
+    def next_logits(self) -> Tensor:
+        # The next step of a CUDA graph writes over what this one returned.
+        return super().next_logits().clone()
+
+    @torch.no_grad()
+    def read(self, logits_to_keep: int = 1, **wanted):
+        is_prompt = self.unread == self.input_ids.shape[1]
+        inputs = {"position_ids": self.position_ids(), "logits_to_keep": logits_to_keep}
+        inputs = {k: v for k, v in inputs.items() if k in self.accepts}
+        # It makes the mask as long as the cache, and all strides the same at every step.
+        inputs = self.model.prepare_inputs_for_generation(
+            self.input_ids,
+            next_sequence_length=self.unread,
+            attention_mask=self.attention_mask,
+            is_first_iteration=is_prompt,
+            use_cache=True,
+            **{self.cache_name: self.cache},
+            **inputs,
+        )
+        self.unread = 0
+        return (self.model if is_prompt else self.step)(**inputs, **wanted)
+
+    def crop(self, tokens: int) -> None:
+        raise NotImplementedError("a static cache cannot take tokens back")
+
+    def reorder(self, rows: LongTensor) -> None:
+        raise NotImplementedError("a static cache keeps its rows in place")
+
+
+def check_cache(cache_implementation: str | None) -> None:
+    if cache_implementation not in (None, "static"):
+        raise ValueError(
+            f'cache_implementation={cache_implementation!r}: it must be "static", or None for a '
+            "cache that grows"
+        )
+
+
+def _static_cache(model, cache_name: str, tokens: int):
+    """An empty cache for so many tokens, or some more: runs of like length share a compilation."""
+    from transformers import StaticCache
+
+    length = max(64, 1 << (tokens - 1).bit_length())
+    takes_one = cache_name in inspect.signature(model.forward).parameters
+    try:
+        cache = StaticCache(config=model.config, max_cache_len=length) if takes_one else None
+    except KeyError:  # a kind of layer that has no static form
+        cache = None
+    if cache is None or not cache.is_compileable:
+        raise ValueError(
+            f'cache_implementation="static": model is a {type(model).__name__}, whose layers have '
+            "no cache of a fixed length; pass None"
+        )
+    return cache
+
+
+def _compiled(model) -> Callable:
+    """What runs a step: the model, or its compiled form where there is something to gain.
+
+    The conditions are those of transformers' `generate`, and so is the compiled form, which the
+    model keeps for the next call.
+    """
+    config, places = model.generation_config, {*getattr(model, "hf_device_map", {}).values()}
+    offloaded = "disk" in places or ("cpu" in places and len(places) > 1)
+    quantizer = getattr(model, "hf_quantizer", None)
+    if config.disable_compile or offloaded or not getattr(quantizer, "is_compileable", True):
+        return model
+    if model.device.type != "cuda" and config.compile_config is None:
+        return model
+    return model.get_compiled_call(config.compile_config)
 
 
 def lengths_of(new_tokens: LongTensor, eos_token_ids: list[int]) -> list[int]:

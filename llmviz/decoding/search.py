@@ -11,7 +11,7 @@ from torch.nn import functional
 from .. import processors
 from ..models import check_count
 from ..trace import Recorder, Trace
-from .prefix import Prefix, eos_token_ids, pad_token_id
+from .prefix import Prefix, StaticPrefix, check_cache, eos_token_ids, pad_token_id
 
 
 def greedy_search(
@@ -22,15 +22,25 @@ def greedy_search(
     max_new_tokens: int = 40,
     top_logprobs: int = 20,
     stop: Callable[[LongTensor], Tensor] | None = None,
+    cache_implementation: str | None = None,
     **settings,
 ) -> Trace:
     """Take the token with the highest score, again and again.
 
     `input_ids` and `attention_mask` have the shape (rows, tokens), padded on the left; `stop`
     takes the text so far, of that shape, and says which rows are to end; `settings` go to
-    `processors.process`.
+    `processors.process`. `cache_implementation` is None or "static" (`StaticPrefix`).
     """
-    run = Generation(model, input_ids, attention_mask, max_new_tokens, top_logprobs, stop, settings)
+    run = Generation(
+        model,
+        input_ids,
+        attention_mask,
+        max_new_tokens,
+        top_logprobs,
+        stop,
+        settings,
+        cache_implementation=cache_implementation,
+    )
     while run.goes_on:
         logits = run.prefix.next_logits()
         scores = run.process(logits)
@@ -47,13 +57,13 @@ def sample(
     seed: int | None = None,
     top_logprobs: int = 20,
     stop: Callable[[LongTensor], Tensor] | None = None,
+    cache_implementation: str | None = None,
     **settings,
 ) -> Trace:
     """Draw each token from the distribution that the processors leave.
 
-    `input_ids`, `attention_mask`, `stop` and `settings` as in `greedy_search`. Draws are made on
-    the CPU, so that a seed means the same on every device; without one they come from torch's
-    global generator.
+    The other arguments as in `greedy_search`. Draws are made on the CPU, so that a seed means the
+    same on every device; without one they come from torch's global generator.
     """
     generator = seeded(seed)
     run = Generation(
@@ -65,6 +75,7 @@ def sample(
         stop,
         settings,
         do_sample=True,
+        cache_implementation=cache_implementation,
     )
     while run.goes_on:
         logits = run.prefix.next_logits()
@@ -99,11 +110,18 @@ class Generation:
         stop: Callable[[LongTensor], Tensor] | None,
         settings: dict,
         do_sample: bool = False,
+        cache_implementation: str | None = None,
     ):
         processors.check(vocab_size=model.config.get_text_config().vocab_size, **settings)
         self.settings = settings | {"do_sample": do_sample}
         check_count("max_new_tokens", max_new_tokens)
-        self.prefix = Prefix(model, input_ids, attention_mask)
+        check_cache(cache_implementation)
+        if cache_implementation is None:
+            self.prefix = Prefix(model, input_ids, attention_mask)
+        else:
+            self.prefix = StaticPrefix(
+                model, input_ids, attention_mask, max_new_tokens=max_new_tokens
+            )
         self.prompt_mask = self.prefix.attention_mask
         self.num_prompt_tokens = input_ids.shape[1]
         self.max_new_tokens = max_new_tokens

@@ -1,0 +1,523 @@
+"""Chat: whole characters, text that only grows, a new history, and a cache that changes nothing."""
+
+import copy
+import math
+import random
+from functools import cache
+
+import pytest
+import torch
+from tokenizers.processors import TemplateProcessing
+from transformers import InfNanRemoveLogitsProcessor
+
+import llmviz as lv
+from llmviz.conversation import ChatCache
+from tests import tiny
+from tests.scripted import Scripted
+
+TEMPLATE = (
+    "{% for m in messages %}{{ '<bos>' + m.role + '\n' + m.content + '<eos>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<bos>assistant\n' }}{% endif %}"
+)
+# As templates for reasoning do: an earlier answer is shown without what stands before the bar.
+FORGETFUL = TEMPLATE.replace("m.content", "m.content.split('|')[-1]")
+LETTERS = "abcdefghijklmnopqrstuvwxyz ,."
+NO_LETTERS = sorted({*range(tiny.VOCABULARY)} - {*tiny.tokenizer()(LETTERS)["input_ids"]})
+
+
+@cache
+def tokenizer(template=TEMPLATE):
+    ours = copy.deepcopy(tiny.tokenizer())
+    ours.chat_template = template
+    return ours
+
+
+def bytes_of(text):
+    return tiny.tokenizer()(text)["input_ids"]
+
+
+def says(answer, eos=(tiny.EOS,), **config):
+    """A model that always gives this answer, a text or token ids, and then its last eos token."""
+    tokens = [*(bytes_of(answer) if isinstance(answer, str) else answer), eos[-1]]
+
+    def next_logits(text):
+        # The answer begins behind the last <bos>, which is written "<bos>assistant↵".
+        done = (
+            len(text) - (len(text) - 1 - text[::-1].index(tiny.BOS)) - len("<bos>assistant\n") + 4
+        )
+        logits = torch.full((tiny.VOCABULARY,), -5.0)
+        logits[tokens[min(done, len(tokens) - 1)]] = 20.0
+        return logits
+
+    return Scripted(next_logits, tiny.VOCABULARY, list(eos), tiny.PAD, **config)
+
+
+def forced(answer):
+    """The setting that has any model give this answer."""
+    tokens = [*bytes_of(answer), tiny.EOS]
+    length = len("assistant\n")
+
+    def allowed(_, input_ids):
+        text = input_ids.tolist()
+        return [tokens[text[::-1].index(tiny.BOS) - length]]
+
+    return {"prefix_allowed_tokens_fn": allowed}
+
+
+def streamed(model, query="hi", ours=None, **arguments):
+    return list(lv.stream_chat(model, ours or tokenizer(), query, **arguments))
+
+
+# What comes back
+
+
+def test_response_and_a_new_history():
+    history = [{"role": "system", "content": "Be short."}]
+    before = copy.deepcopy(history)
+    response, after = lv.chat(says("Hello."), tokenizer(), "hi", history)
+    assert response == "Hello."
+    assert history == before
+    assert after == [
+        {"role": "system", "content": "Be short."},
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "Hello."},
+    ]
+    after[0]["content"] = "Be long."
+    assert history == before
+    steps = streamed(says("Hello."), history=history)
+    assert [h[-1]["content"] for _, h in steps] == [response for response, _ in steps]
+    assert history == before
+    assert lv.chat(says("Hello."), tokenizer(), "hi")[1] == after[1:]
+
+
+def test_the_model_reads_what_the_template_writes():
+    model, seen = tiny.model("llama"), []
+    hook = model.register_forward_pre_hook(lambda _, args: seen.append(args[0][0].tolist()))
+    begins = copy.deepcopy(tokenizer())
+    begins.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<pad> $A", special_tokens=[("<pad>", tiny.PAD)]
+    )
+    assert begins("hi")["input_ids"][0] == tiny.PAD
+    history = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+    ]
+    try:
+        lv.chat(model, begins, "c", history, "observation", system="s", max_new_tokens=1)
+    finally:
+        hook.remove()
+    wanted = "<bos>system\ns<eos><bos>user\na<eos><bos>assistant\nb<eos><bos>observation\nc<eos>"
+    assert seen == [bytes_of(wanted + "<bos>assistant\n")]
+
+
+def test_a_system_prompt_stands_first_and_once():
+    model, ours = says("ok"), tokenizer()
+    _, history = lv.chat(model, ours, "hi", system="Be short.")
+    assert [m["role"] for m in history] == ["system", "user", "assistant"]
+    _, history = lv.chat(model, ours, "and now?", history, system="Be long.")
+    roles = ["system", "user", "assistant", "user", "assistant"]
+    assert [m["role"] for m in history] == roles
+    assert history[0]["content"] == "Be long."
+
+
+@pytest.mark.parametrize("settings", [
+    {"do_sample": False}, {"seed": 5}, {"seed": 5, "top_k": 9, "repetition_penalty": 1.2},
+    {"do_sample": False, "num_beams": 3}, {"do_sample": True, "num_beams": 2, "seed": 5},
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3_text"])
+def test_the_tokens_are_those_of_generate(architecture, settings):
+    model, ours = tiny.model(architecture), tokenizer()
+    response, _ = lv.chat(model, ours, "hi", max_length=50, suppress_tokens=NO_LETTERS, **settings)
+    ids = torch.tensor([bytes_of("<bos>user\nhi<eos><bos>assistant\n")])
+    asked = {"do_sample": True, "top_k": 0} | settings
+    if asked["do_sample"]:
+        asked |= {"temperature": 0.8, "top_p": 0.8}
+        torch.manual_seed(asked.pop("seed"))
+    output = model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_length=50, suppress_tokens=NO_LETTERS, **asked
+    )
+    assert response == ours.decode(output[0, ids.shape[1] :], skip_special_tokens=True) != ""
+
+
+def test_max_length_counts_the_prompt():
+    ours, prompt = tokenizer(), len(bytes_of("<bos>user\nhi<eos><bos>assistant\n"))
+    model = says("x" * 200)
+    assert lv.chat(model, ours, "hi", max_length=prompt + 7)[0] == "x" * 7
+    model.passes = 0
+    assert lv.chat(model, ours, "hi", max_length=prompt + 7, max_new_tokens=3)[0] == "xxx"
+    with pytest.raises(ValueError, match=f"{prompt} tokens.*max_length={prompt} counts them"):
+        lv.chat(model, ours, "hi", max_length=prompt)
+    # The context ends the answer as well.
+    llama = tiny.model("llama")
+    settings = {"suppress_tokens": NO_LETTERS}
+    assert len(lv.chat(llama, ours, "hi", **settings)[0]) == 128 - prompt
+    with pytest.raises(ValueError, match="context holds 128.*drop the oldest"):
+        lv.chat(llama, ours, "x" * 128)
+
+
+# What is seen of it
+
+
+TEXTS = ["Hi 😀!", "你好，世界", "a👩‍👩‍👧‍👦é́z", "🇩🇪", "", " \n x", "�", "don 't , stop ."]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_stream_grows_by_whole_characters(text):
+    steps = [response for response, _ in streamed(says(text))]
+    # One step a character: no character waits for the one behind it.
+    wanted = [text[:i] for i in range(1, len(text) + 1)] or [""]
+    assert steps == (wanted if text != "�" else [""])
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_an_answer_cut_off_within_a_character_ends_before_it(text):
+    for count in range(1, len(bytes_of(text))):
+        steps = streamed(says(text), max_new_tokens=count)
+        whole = text.encode()[:count].decode(errors="ignore")
+        assert steps[-1][0] == steps[-1][1][-1]["content"] == whole.rstrip("�")
+        assert all("�" not in response for response, _ in steps)
+
+
+def test_a_tokenizer_that_cleans_up_spaces_takes_none_back():
+    tidy = copy.deepcopy(tokenizer())
+    tidy.clean_up_tokenization_spaces = True
+    tidy.clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output = True
+    assert tidy.decode(bytes_of("do n't")) == "don't"
+    steps = [response for response, _ in streamed(says("do n't"), ours=tidy)]
+    assert steps == ["d", "do", "do ", "do n", "do n'", "do n't"]
+
+
+def test_bytes_that_never_make_a_character_do_not_stop_the_growth():
+    chance = random.Random(0)
+    for _ in range(15):
+        tokens = [chance.randrange(256) for _ in range(30)]
+        steps = [response for response, _ in streamed(says(tokens))]
+        for before, after in zip(steps, steps[1:], strict=False):
+            assert after.startswith(before) and len(after) > len(before)
+            assert not after.endswith("�")
+        assert steps[-1] == tiny.tokenizer().decode(tokens).rstrip("�")
+
+
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_a_stream_ends_in_the_answer_of_chat(architecture):
+    model = tiny.model(architecture)
+    steps = streamed(model, seed=2, max_new_tokens=12)
+    assert steps[-1] == lv.chat(model, tokenizer(), "hi", seed=2, max_new_tokens=12)
+
+
+def test_a_stream_that_is_left_stops_the_model():
+    model = says("one two three")
+    stream = lv.stream_chat(model, tokenizer(), "hi")
+    _, history = next(answer for answer in stream if answer[0] == "one")
+    assert model.passes == 3
+    assert history[-1] == {"role": "assistant", "content": "one"}
+    assert torch.is_grad_enabled()  # nothing of the model's pass is left switched
+    stream.close()
+    assert next(stream, None) is None and model.passes == 3
+
+
+def test_arguments_are_checked_when_the_stream_is_made():
+    with pytest.raises(ValueError, match="temperature=0.*do_sample=False"):
+        lv.stream_chat(says("x"), tokenizer(), "hi", temperature=0)
+
+
+def test_print_stream_prints_piece_by_piece(capsys):
+    pieces = []
+
+    def stream():
+        for answer in lv.stream_chat(says("Hi 😀"), tokenizer(), "hi"):
+            yield answer
+            pieces.append(capsys.readouterr().out)
+
+    response, history = lv.print_stream(stream())
+    assert pieces == ["H", "i", " ", "😀"] and capsys.readouterr().out == "\n"
+    assert response == history[-1]["content"] == "Hi 😀"
+
+
+def test_the_stop_button_keeps_what_is_there(capsys):
+    model = says("one two")
+    hook = model.register_forward_pre_hook(_interrupts(on_call=4))
+    response, history = lv.print_stream(lv.stream_chat(model, tokenizer(), "hi"))
+    assert capsys.readouterr().out == "one\n"
+    assert response == history[-1]["content"] == "one"
+    hook.remove()
+    model.register_forward_pre_hook(_interrupts(on_call=1))
+    with pytest.raises(KeyboardInterrupt):
+        lv.print_stream(lv.stream_chat(model, tokenizer(), "hi"))
+
+
+def _interrupts(on_call):
+    calls = iter(range(1, 100))
+
+    def hook(*_):
+        if next(calls) == on_call:
+            raise KeyboardInterrupt
+
+    return hook
+
+
+# Where an answer ends
+
+
+@pytest.mark.parametrize("eos", [(tiny.EOS,), (tiny.EOS, tiny.PAD), (tiny.EOS, *bytes_of("!"))])
+def test_several_eos_ids_end_an_answer_and_are_no_part_of_it(eos):
+    for num_beams in (1, 2):
+        model = says("Hi.", eos=eos)
+        assert lv.chat(model, tokenizer(), "hi", num_beams=num_beams, do_sample=False)[0] == "Hi."
+
+
+def test_the_tokenizers_eos_ends_an_answer_where_the_model_does_not_know_it():
+    model = says("Hi.")
+    model.generation_config.eos_token_id = None
+    assert lv.chat(model, tokenizer(), "hi")[0] == "Hi."
+    model = says("Hi. No!")
+    dot = bytes_of(".")[0]
+    assert lv.chat(model, tokenizer(), "hi", eos_token_id=dot)[0] == "Hi"
+    assert lv.chat(model, tokenizer(), "hi", eos_token_id=[dot, tiny.EOS])[0] == "Hi"
+    assert model.generation_config.eos_token_id == [tiny.EOS]
+
+
+# The cache between turns
+
+
+def conversation(model, template=TEMPLATE, hand_on=True, turns=("hi", "so?", "ok"), **arguments):
+    """The history of some turns, and how many tokens the model read in each."""
+    read, history, past = [], None, None
+    hook = model.register_forward_pre_hook(lambda _, args: read.append(args[0].shape[1]))
+    counts = []
+    try:
+        for query in turns:
+            _, history, past = lv.chat(
+                model, tokenizer(template), query, history, max_new_tokens=9,
+                past_key_values=past if hand_on else None, return_past_key_values=True, **arguments,
+            )  # fmt: skip
+            counts.append(sum(read))
+            read.clear()
+    finally:
+        hook.remove()
+    return history, counts
+
+
+@pytest.mark.parametrize("settings", [
+    {"do_sample": False},  # random bytes, which a history cannot hold
+    {"seed": 3, "suppress_tokens": NO_LETTERS},
+    forced("ab|c"),
+], ids=["bytes", "letters", "ended"])  # fmt: skip
+@pytest.mark.parametrize("template", [TEMPLATE, FORGETFUL], ids=["plain", "forgetful"])
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_a_cache_handed_on_changes_no_token(architecture, template, settings):
+    model = tiny.model(architecture)
+    history, read = conversation(model, template, hand_on=True, **settings)
+    again, all_read = conversation(model, template, hand_on=False, **settings)
+    assert history == again
+    # The first tokens of a conversation were read before, unless a model cannot go back.
+    can_go_back = architecture not in ("mamba", "mistral", "gemma3_text")
+    if can_go_back:
+        assert read[0] == all_read[0] and read[1] < all_read[1] and read[2] < all_read[2]
+
+
+def test_what_the_template_writes_as_before_is_not_read_again():
+    for architecture in ("llama", "mistral"):  # a sliding window need not go back either
+        model, answer = tiny.model(architecture), forced("abc")
+        _, read = conversation(model, **answer)
+        first = len("_user\nhi__assistant\nabc")
+        assert read == [
+            first,
+            len("__user\nso?__assistant\nabc"),
+            len("__user\nok__assistant\nabc"),
+        ]
+
+
+def test_a_cache_that_was_handed_on_can_be_used_again():
+    model, ours = tiny.model("llama"), tokenizer()
+    settings = {"suppress_tokens": NO_LETTERS, "max_new_tokens": 9, "do_sample": False}
+    keep = {"return_past_key_values": True}
+    _, history, past = lv.chat(model, ours, "hi", **settings, **keep)
+    answers = [
+        lv.chat(model, ours, query, history, past_key_values=past, **settings)[0]
+        for query in ("so?", "why?", "so?")
+    ]
+    wanted = [lv.chat(model, ours, query, history, **settings)[0] for query in ("so?", "why?")]
+    assert answers == [*wanted, wanted[0]]
+    # Even for the same question, another one, or another model's template.
+    for before, system in (([], None), ([], "s"), (history, "s")):
+        wanted = lv.chat(model, ours, "hi", before, system=system, **settings)[0]
+        arguments = {"system": system, "past_key_values": past, **settings}
+        assert lv.chat(model, ours, "hi", before, **arguments)[0] == wanted
+    other = tokenizer(TEMPLATE.replace("<bos>", "<pad>"))
+    wanted = lv.chat(model, other, "hi", **settings)[0]
+    assert lv.chat(model, other, "hi", past_key_values=past, **settings)[0] == wanted
+
+
+@pytest.mark.parametrize("architecture", ["llama", "mistral", "mamba"])
+def test_a_cache_out_of_the_middle_of_a_stream_is_good(architecture):
+    model, ours = tiny.model(architecture), tokenizer()
+    settings = {"suppress_tokens": NO_LETTERS, "max_new_tokens": 12, "do_sample": False}
+    stream = lv.stream_chat(model, ours, "hi", return_past_key_values=True, **settings)
+    _, history, past = next(answer for answer in stream if len(answer[0]) == 4)
+    wanted = lv.chat(model, ours, "so?", history, **settings)[0]
+    assert lv.chat(model, ours, "so?", history, past_key_values=past, **settings)[0] == wanted
+    # The stream can go on, and what it gave stays good.
+    *_, (longer, _, _) = stream
+    assert longer == lv.chat(model, ours, "hi", **settings)[0]
+    assert lv.chat(model, ours, "so?", history, past_key_values=past, **settings)[0] == wanted
+
+
+def test_a_pass_that_was_interrupted_leaves_no_half_read_cache():
+    model, ours = copy.deepcopy(tiny.model("llama")), tokenizer()
+    settings = {"suppress_tokens": NO_LETTERS, "max_new_tokens": 12, "do_sample": False}
+    hook = model.model.layers[1].register_forward_pre_hook(_interrupts(on_call=4))
+    stream = lv.stream_chat(model, ours, "hi", return_past_key_values=True, **settings)
+    response, history, past = lv.print_stream(stream)
+    hook.remove()
+    assert len(response) == 3
+    wanted = lv.chat(model, ours, "so?", history, **settings)[0]
+    assert lv.chat(model, ours, "so?", history, past_key_values=past, **settings)[0] == wanted
+
+
+def test_a_cache_tells_its_length_and_a_model_may_have_none():
+    keep = {"return_past_key_values": True, "max_new_tokens": 3, "do_sample": False}
+    past = lv.chat(tiny.model("llama"), tokenizer(), "hi", **keep)[2]
+    assert repr(past) == "ChatCache(22 tokens)"
+    past = lv.chat(says("Hello."), tokenizer(), "hi", return_past_key_values=True)[2]
+    assert repr(past) == "ChatCache(0 tokens)"
+    assert lv.chat(says("Hello."), tokenizer(), "hi", past_key_values=past)[0] == "Hello."
+
+
+# Scores that are no numbers
+
+
+def test_remove_invalid_values():
+    nan, inf = math.nan, math.inf
+    scores = torch.tensor([[1.0, nan, -inf], [1.0, inf, nan], [inf, inf, 3.0], [nan, nan, nan]])
+    before = scores.clone()
+    found = lv.remove_invalid_values(None, scores)
+    wanted = [[1.0, -inf, -inf], [-inf, 0.0, -inf], [0.0, 0.0, -inf], [nan, nan, nan]]
+    assert torch.equal(found.nan_to_num(nan=7.0), torch.tensor(wanted).nan_to_num(nan=7.0))
+    assert torch.equal(scores.nan_to_num(nan=7.0), before.nan_to_num(nan=7.0))
+    good = torch.randn(3, 5)
+    assert torch.equal(lv.remove_invalid_values(None, good), good)
+    # What is meant by the difference: among negative scores 0 would be the highest.
+    logits = torch.tensor([[-30.0, -20.0, nan]])
+    assert InfNanRemoveLogitsProcessor()(None, logits).argmax() == 2
+    assert lv.remove_invalid_values(None, logits).argmax() == 1
+
+
+def _spoilt(model, value, token):
+    whole = model.next_logits
+
+    def next_logits(text):
+        logits = whole(text)
+        logits[token] = value
+        return logits
+
+    model.next_logits = next_logits
+    return model
+
+
+@pytest.mark.parametrize("do_sample", [True, False])
+def test_chat_survives_scores_that_are_no_numbers(do_sample):
+    ours = tokenizer()
+    model = _spoilt(says("Hi."), math.nan, slice(100, 200))
+    assert lv.chat(model, ours, "hi", do_sample=do_sample)[0] == "Hi."
+    model = _spoilt(says("Hi."), math.inf, bytes_of("x")[0])
+    assert lv.chat(model, ours, "hi", do_sample=do_sample, max_new_tokens=3)[0] == "xxx"
+    # Those that a processor makes, too.
+    half = tiny.VOCABULARY // 2
+
+    def breaks(input_ids, scores):
+        scores[:, half:] = math.nan
+        return scores
+
+    low = "".join(c for c in LETTERS if bytes_of(c)[0] < half)
+    for own in (breaks, [breaks]):
+        answer = lv.chat(says(low), ours, "hi", do_sample=False, logits_processor=own,
+                         max_new_tokens=len(low))[0]  # fmt: skip
+        assert answer == low
+    with pytest.raises(ValueError, match="row 0 holds NaN.*weights and dtype"):
+        lv.chat(_spoilt(says("Hi."), math.nan, slice(None)), ours, "hi", do_sample=do_sample)
+
+
+def test_generate_lets_a_processor_mend_the_scores():
+    model = _spoilt(says("Hi."), math.nan, slice(100, 200))
+    prompt = "<bos>assistant\n"
+    run = lv.generate(model, tokenizer(), prompt, logits_processor=lv.remove_invalid_values)
+    assert run.text.endswith("Hi.")
+    for own in ({}, {"logits_processor": lambda ids, scores: scores}):
+        with pytest.raises(ValueError, match="holds NaN.*weights"):
+            lv.generate(model, tokenizer(), prompt, **own)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("bad", "error", "named"),
+    [
+        ({"query": 5}, TypeError, "query must be a string"),
+        ({"query": None}, TypeError, "query must be a string"),
+        ({"system": 5}, TypeError, "system must be a string"),
+        ({"role": "usr"}, ValueError, "role='usr': it must be one of user, system"),
+        ({"history": "hello"}, TypeError, "history must be a list of messages, not str"),
+        ({"history": [("a", "b")]}, TypeError, r"history\[0\] is \('a', 'b'\)"),
+        ({"history": [{"content": "b"}]}, TypeError, r"history\[0\]"),
+        ({"max_length": 0}, ValueError, "max_length=0"),
+        ({"max_length": 12.5}, ValueError, "max_length=12.5"),
+        ({"max_new_tokens": 0}, ValueError, "max_new_tokens=0"),
+        ({"num_beams": 0}, ValueError, "num_beams=0"),
+        ({"temperature": -1.0}, ValueError, "temperature=-1.0"),
+        ({"top_p": 0.0}, ValueError, "top_p=0.0"),
+        ({"logits_processor": 5}, ValueError, "logits_processor=5"),
+        ({"tempo": 5}, TypeError, "tempo is no setting"),
+        ({"past_key_values": 5}, TypeError, "past_key_values must be what chat"),
+        ({"past_key_values": ChatCache(), "num_beams": 2}, ValueError, "num_beams=2"),
+        ({"return_past_key_values": True, "num_beams": 2}, ValueError, "num_beams=2"),
+    ],
+)
+def test_bad_input_is_refused_before_the_model_runs(bad, error, named):
+    model = says("Hi.")
+    with pytest.raises(error, match=named):
+        lv.chat(model, tokenizer(), **({"query": "hi"} | bad))
+    assert model.passes == 0
+
+
+def test_beams_cannot_be_streamed():
+    with pytest.raises(ValueError, match="num_beams=2: beams cannot be streamed; use chat"):
+        lv.stream_chat(says("Hi."), tokenizer(), "hi", num_beams=2)
+
+
+def test_a_model_without_a_chat_template_says_so():
+    for ask in (lv.chat, lv.stream_chat):
+        with pytest.raises(ValueError, match="no chat template.*-Instruct.*llmviz.generate"):
+            ask(says("Hi."), tiny.tokenizer(), "hi")
+
+
+def test_what_a_template_refuses_or_leaves_out_is_told():
+    raises = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    )
+    with pytest.raises(ValueError, match="refuses a conversation of system, user: no system role"):
+        lv.chat(says("Hi."), tokenizer(raises + TEMPLATE), "hi", system="Be short.")
+    silent = TEMPLATE.replace("in messages", "in messages if m.role in ('user', 'tool')")
+    for arguments, role in (({"role": "observation"}, "observation"), ({"system": "s"}, "system")):
+        with pytest.raises(ValueError, match=f"role='{role}': the model's chat template leaves"):
+            lv.chat(says("Hi."), tokenizer(silent), "hi", **arguments)
+    assert lv.chat(says("Hi."), tokenizer(silent), "7 °C", role="tool")[0] == "Hi."
+
+
+def test_the_default_model_is_asked_twice(default_model):
+    model, tokenizer = default_model
+    settings = {"do_sample": False, "max_new_tokens": 16}
+    response, history, past = lv.chat(
+        model, tokenizer, "What is the capital of France?", return_past_key_values=True, **settings
+    )
+    assert "Paris" in response
+    inputs = tokenizer.apply_chat_template(
+        history[:1], add_generation_prompt=True, return_tensors="pt"
+    )
+    wanted = model.generate(**inputs, **settings)[0, inputs["input_ids"].shape[1] :]
+    assert response == tokenizer.decode(wanted, skip_special_tokens=True)
+    query = "And of Italy?"
+    with_cache = lv.chat(model, tokenizer, query, history, past_key_values=past, **settings)
+    assert with_cache == lv.chat(model, tokenizer, query, history, **settings)
+    assert "Rome" in with_cache[0]
