@@ -70,10 +70,10 @@ def test_padding_agrees_with_the_package():
         assert torch.equal(mine, theirs)
 
 
-def test_the_praise_tells_the_truth_about_sorting():
-    share = lesson_16.wasted_share.right
-    (_, (answers, size), _) = lesson_16.wasted_share.cases
-    assert share(sorted(answers), size) < share(answers, size) / 2
+def test_sorting_saves_what_the_exercise_hints_at():
+    share, lengths = lesson_16.wasted_share.right, [5, 40, 7, 38, 6, 45, 8, 42]
+    assert share(lengths, 4) == pytest.approx(149 / 340)
+    assert share(sorted(lengths), 4) == pytest.approx(21 / 212)
 
 
 def padded(rows, pad_id, left=True):
