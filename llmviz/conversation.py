@@ -19,7 +19,7 @@ from torch import BoolTensor, LongTensor, Tensor
 from . import processors
 from .decoding.beams import beam_search
 from .decoding.prefix import Prefix, as_list, eos_token_ids
-from .decoding.search import Generation, draw, seeded
+from .decoding.search import Generation, check_draws, draw, seeded
 from .models import check_count, check_model, context_size
 
 ROLES = ("user", "system", "assistant", "observation", "tool")
@@ -75,6 +75,7 @@ def chat(
     """
     given = {k: v for k, v in locals().items() if k not in ("settings", "return_past_key_values")}
     check_count("num_beams", num_beams)
+    check_draws(do_sample, seed)
     if num_beams == 1:
         answers = stream_chat(**given, **settings, return_past_key_values=True)
         (last,) = deque(answers, maxlen=1)
@@ -131,6 +132,7 @@ def stream_chat(
     not known before its end.
     """
     given = {k: v for k, v in locals().items() if k in _OF_TURN}
+    check_draws(do_sample, seed)
     if num_beams != 1:
         raise ValueError(f"num_beams={num_beams!r}: beams cannot be streamed; use chat")
     if not isinstance(past_key_values, (ChatCache, type(None))):

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 from html import escape
+from os.path import commonprefix
 
+from .tokens import clipped
 from .trace import Step, Trace
 
 # Colours stand in the HTML in plain values: a sanitiser removes variables and functions of CSS.
@@ -73,10 +75,7 @@ def side_by_side(runs: dict[str, Trace]) -> View:
     rows, lines = [], [repr(prompts.pop())]
     for i, (name, run) in enumerate(runs.items()):
         ids = [step.token_id for step in run.steps[0]]
-        same = 0
-        while same < min(len(ids), len(first)) and ids[same] == first[same]:
-            same += 1
-        same = 0 if i == 0 else same
+        same = len(commonprefix([ids, first])) if i else 0
         cells = []
         for t, token_id in enumerate(ids):
             style = "color:#222222"
@@ -165,11 +164,13 @@ def lens_grid(lens, *, every: int = 1) -> View:
             )
             boxes.append(
                 f'<td title="{hover}" style="{cell};background:{fill};color:{ink}">'
-                f"{_text(_clipped(row.prediction))}</td>"
+                f"{_text(clipped(row.prediction, 12))}</td>"
             )
         rows.append(f'<tr style="background:#ffffff">{"".join(boxes)}</tr>')
         lines.append(f"{layer:>5}  " + " ".join(group["prediction"]))
-    names = "".join(f'<th style="{head}"><b>{_text(_clipped(t))}</b></th>' for t in read["token"])
+    names = "".join(
+        f'<th style="{head}"><b>{_text(clipped(t, 12))}</b></th>' for t in read["token"]
+    )
     rows.append(
         f'<tr style="background:#ffffff"><th style="{head};text-align:right">reads</th>{names}</tr>'
     )
@@ -177,10 +178,6 @@ def lens_grid(lens, *, every: int = 1) -> View:
     return View(
         f'<div style="overflow-x:auto">{table}{"".join(rows)}</table></div>', "\n".join(lines)
     )
-
-
-def _clipped(label: str, most: int = 12) -> str:
-    return label if len(label) <= most else label[: most - 1] + "…"
 
 
 def _shade(share: float) -> tuple[str, str]:

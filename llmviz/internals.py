@@ -20,7 +20,7 @@ from torch import LongTensor, Tensor, nn
 
 from .models import check_model, context_size, input_device
 from .tables import Table
-from .tokens import encode, token_labels
+from .tokens import encode, token_id_of, token_labels
 
 # The lens makes scores for as many (layer, token) pairs at a time as fit into this many numbers:
 # 64 MB. From 32 MB up, glibc gives a block back as soon as it is free; smaller ones come to lie
@@ -114,7 +114,9 @@ def logit_lens(
         positions = [position % tokens]
     else:
         raise ValueError(f"position={position!r}: the text has tokens 0 to {tokens - 1}")
-    target_id = None if target is None else _target_id(tokenizer, target, vocabulary)
+    target_id = None
+    if target is not None:
+        target_id = token_id_of(tokenizer, target, vocabulary, name="target")
 
     with _watched(model) as way:
         states = _run(model, input_ids, output_hidden_states=True).hidden_states
@@ -245,23 +247,6 @@ def _all_heads(model, weights: Tensor) -> Tensor:
     parts = [torch.empty_like(weights) for _ in range(model.tp_size)]
     torch.distributed.all_gather(parts, weights.contiguous(), group=mesh.get_group())
     return torch.cat(parts, dim=1)
-
-
-def _target_id(tokenizer, target: str | int, vocabulary: int) -> int:
-    if isinstance(target, str):
-        ids = tokenizer(target, add_special_tokens=False)["input_ids"]
-        if len(ids) != 1:
-            labels = " ".join(token_labels(tokenizer, ids))
-            raise ValueError(
-                f"target={target!r} is {len(ids)} tokens ({labels}): pass a text that is one "
-                "token, mind a leading space, or a token's id"
-            )
-        return ids[0]
-    if not isinstance(target, int) or isinstance(target, bool) or not 0 <= target < vocabulary:
-        raise ValueError(
-            f"target={target!r}: it must be a text that is one token, or an id below {vocabulary}"
-        )
-    return target
 
 
 def _read_off(logits: Tensor, top_k: int, target_id: int | None) -> dict[str, Tensor]:

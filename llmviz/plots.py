@@ -18,6 +18,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 
 from . import processors
+from .tokens import clipped
 from .trace import Trace
 
 # Okabe and Ito's colours, which colour-blind readers tell apart, on quiet greys.
@@ -537,8 +538,8 @@ def _token_ticks(axis, labels: list[str], every: int = 1) -> None:
 
 def _short(label: str, most: int = 12) -> str:
     """The label, cut to `most` characters, and with the code point of any the font has not."""
-    label = label if len(label) <= most else label[: most - 1] + "…"
-    return "".join(c if ord(c) in _characters() else f"⟨U+{ord(c):04X}⟩" for c in label)
+    drawn = (c if ord(c) in _characters() else f"⟨U+{ord(c):04X}⟩" for c in clipped(label, most))
+    return "".join(drawn)
 
 
 @cache

@@ -45,6 +45,36 @@ def token_labels(tokenizer, token_ids) -> list[str]:
     return [token_label(tokenizer, i) for i in ids]
 
 
+def clipped(label: str, most: int) -> str:
+    """The label, cut to `most` characters."""
+    return label if len(label) <= most else label[: most - 1] + "…"
+
+
+def token_id_of(tokenizer, token: str | int, vocab_size: int, name: str = "token") -> int:
+    """The id of `token`: an id already, or a text of one token, where ␣ and ↵ are what they show.
+
+    Raises ValueError that names `name` for a text of more tokens or none, and for an id outside
+    the vocabulary.
+    """
+    if isinstance(token, str):
+        text = token
+        for plain, shown in VISIBLE.items():
+            text = text.replace(shown, plain)
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(ids) != 1:
+            pieces = " ".join(token_labels(tokenizer, ids[:12]))
+            raise ValueError(
+                f"{name}={token!r:.60} is {len(ids)} tokens ({pieces}): pass a text that is one "
+                "token, mind a leading space, or a token's id"
+            )
+        return ids[0]
+    if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < vocab_size:
+        raise ValueError(
+            f"{name}={token!r}: it must be a text that is one token, or an id below {vocab_size}"
+        )
+    return token
+
+
 def token_table(tokenizer, text: str):
     """How `text` is cut into tokens: a Table with a row a token.
 

@@ -221,6 +221,14 @@ def test_arguments_are_checked_when_the_stream_is_made():
         lv.stream_chat(says("x"), tokenizer(), "hi", temperature=0)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "named"), [({"seed": -1}, "seed=-1"), ({"do_sample": "no"}, "do_sample='no'")]
+)
+def test_how_it_draws_is_checked(wrong, named):
+    with pytest.raises(ValueError, match=named):
+        lv.chat(says("x"), tokenizer(), "hi", **wrong)
+
+
 def test_print_stream_prints_piece_by_piece(capsys):
     pieces = []
 

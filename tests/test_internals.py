@@ -45,6 +45,7 @@ def test_unembedding_the_last_hidden_state_gives_the_logits(architecture):
     model = tiny.model(architecture)
     output = forward(model)
     assert torch.equal(unembed(model, output.hidden_states[-1]), output.logits)
+    assert torch.equal(model.get_output_embeddings()(output.hidden_states[-1]), output.logits)
     one = unembed(model, output.hidden_states[-1][1, -1])
     assert one.shape == (tiny.VOCABULARY,)
     assert torch.allclose(one, output.logits[1, -1], atol=1e-4)

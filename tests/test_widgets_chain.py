@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import llmviz as lv
-from llmviz.widgets.chain import find_token
+from llmviz.tokens import token_id_of
 from tests import hostile, tiny
 from tests.test_widgets_sampler import passes
 from tests.views import assert_harmless, assert_leaves_a_picture
@@ -130,7 +130,7 @@ def test_a_text_of_several_tokens_is_refused_in_words():
     explorer = chain()
     before = explorer.view.value
     explorer.token_box.value = "zz"
-    assert "is 2 tokens, z z" in explorer.message.value and explorer.view.value == before
+    assert "is 2 tokens (z z)" in explorer.message.value and explorer.view.value == before
     explorer.token_box.value = "z"
     assert explorer.message.value == "" and "“z”" in explorer.view.value
     for token, words in (("zz", "2 tokens"), ("", "0 tokens"), (999, "below 259"), (1.5, "1.5")):
@@ -139,8 +139,8 @@ def test_a_text_of_several_tokens_is_refused_in_words():
 
 
 def test_visible_white_space_is_typed_as_it_is_shown():
-    assert find_token(tiny.tokenizer(), "↵", 259) == tiny.tokenizer()("\n")["input_ids"][0]
-    assert find_token(tiny.tokenizer(), "<eos>", 259) == tiny.EOS
+    assert token_id_of(tiny.tokenizer(), "↵", 259) == tiny.tokenizer()("\n")["input_ids"][0]
+    assert token_id_of(tiny.tokenizer(), "<eos>", 259) == tiny.EOS
 
 
 def test_a_setting_that_leaves_nothing_is_refused_in_words():

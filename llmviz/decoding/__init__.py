@@ -21,7 +21,7 @@ from .beams import beam_search, check_beams
 from .contrastive import contrastive_search
 from .dola import dola
 from .prefix import as_list, check_cache, lengths_of, pad_token_id
-from .search import greedy_search, sample
+from .search import check_draws, greedy_search, sample
 
 __all__ = [
     "assisted_search",
@@ -134,7 +134,7 @@ def generate(
         **{name: given[name] for name in _ARGUMENTS_OF[strategy]},
     )
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    return _with_text(replace(run, prompts=prompts, settings=given), tokenizer)
+    return with_text(replace(run, prompts=prompts, settings=given), tokenizer)
 
 
 _BEAM_ARGUMENTS = (
@@ -154,11 +154,7 @@ _ARGUMENTS_OF = {
 
 def _strategy(*, do_sample: bool, seed: int | None, num_return_sequences: int, **given) -> Callable:
     """The strategy that the arguments of `generate` ask for; a ValueError where they clash."""
-    if not isinstance(do_sample, bool):
-        raise ValueError(f"do_sample={do_sample!r}: it must be True or False")
-    whole = isinstance(seed, int) and not isinstance(seed, bool)
-    if seed is not None and not (whole and 0 <= seed < 2**64):
-        raise ValueError(f"seed={seed!r}: it must be a whole number from 0 to 2**64 − 1, or None")
+    check_draws(do_sample, seed)
     check_count("num_return_sequences", num_return_sequences)
     check_beams(
         **{name: given[name] for name in (*_BEAM_ARGUMENTS, "max_new_tokens")},
@@ -259,10 +255,10 @@ def trace_of(
         recorder.steps(lengths),
         sequences_scores=None if scores is None else scores.tolist(),
     )
-    return _with_text(run, tokenizer)
+    return with_text(run, tokenizer)
 
 
-def _with_text(run: Trace, tokenizer) -> Trace:
+def with_text(run: Trace, tokenizer) -> Trace:
     """Fill in what needs a tokenizer."""
     # Beam search fills up with −1 where a model has no eos token: that is no token.
     rows = [[i for i in row if i >= 0] for row in run.sequences.tolist()]

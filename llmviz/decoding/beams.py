@@ -101,7 +101,7 @@ def beam_search(
 class BeamSearch:
     """The model's part of a beam search: its candidates, step by step.
 
-    What is done with them, which may finish and when it is enough, is `_Beams`' part, and needs no
+    What is done with them, which may finish and when it is enough, is `Beams`' part, and needs no
     model. Which candidates a step has depends neither on the length penalty nor on early stopping,
     since running hypotheses are ranked by their sums alone. So `record` searches for as long as
     there is something to extend, and from that `replay` gives the search for any length penalty
@@ -151,11 +151,11 @@ class BeamSearch:
         self.filler = filler(model)
         self.steps: list[list[_Candidates]] = []  # a step's, one a group
 
-    def groups(self, length_penalty: float, early_stopping: bool | str) -> list[_Beams]:
+    def groups(self, length_penalty: float, early_stopping: bool | str) -> list[Beams]:
         """The bookkeeping of each group, at the start."""
         rows = self.prompts * self.num_beams
         return [
-            _Beams(
+            Beams(
                 first=rows * group,
                 prompts=self.prompts,
                 num_beams=self.num_beams,
@@ -167,7 +167,7 @@ class BeamSearch:
             for group in range(self.num_groups)
         ]
 
-    def extend(self, groups: list[_Beams]) -> None:
+    def extend(self, groups: list[Beams]) -> None:
         """One step: find the candidates of every group, in one pass of the model, and let the
         group sort them out."""
         prefix = self.prefix
@@ -204,7 +204,7 @@ class BeamSearch:
             torch.cat([candidates.rows.flatten() for candidates in step]),
         )
 
-    def _candidates(self, group: _Beams, log_probs: Tensor, scores: Tensor) -> _Candidates:
+    def _candidates(self, group: Beams, log_probs: Tensor, scores: Tensor) -> _Candidates:
         """The group's best continuations, from figures of shape (prompts · beams, vocabulary)."""
         vocabulary, running = scores.shape[-1], group.running
         totals = scores.view(*running.shape, vocabulary)
@@ -265,7 +265,7 @@ class BeamSearch:
 
     def books(
         self, length_penalty: float, early_stopping: bool | str, num_steps: int | None = None
-    ) -> _Beams:
+    ) -> Beams:
         """The bookkeeping after so many of the recorded steps: all of them, unless given. It ends
         early where that is enough."""
         if self.num_groups > 1:
@@ -277,7 +277,7 @@ class BeamSearch:
             beams.sort_out(candidates)
         return beams
 
-    def trace(self, groups: list[_Beams], settings: dict) -> Trace:
+    def trace(self, groups: list[Beams], settings: dict) -> Trace:
         """The record of the search, with `settings["num_return_sequences"]` texts a prompt."""
         returned = settings["num_return_sequences"]
         best = [h for prompt in range(self.prompts) for h in _best(groups, prompt)[:returned]]
@@ -387,7 +387,7 @@ class _Candidates(NamedTuple):
     scores: Tensor  # of the token after the processors
 
 
-class _Beams:
+class Beams:
     """The bookkeeping of a beam search over a batch of prompts: what runs, and what has finished.
 
     It takes a step's candidates as they come and knows no model. Tensors have a row a prompt, and
@@ -538,7 +538,7 @@ def _fate(
     return "finished", f"{how}, and is among the best {num_beams} that finished"
 
 
-def _best(groups: list[_Beams], prompt: int) -> list[tuple[float, list]]:
+def _best(groups: list[Beams], prompt: int) -> list[tuple[float, list]]:
     """The finished hypotheses of all groups, as (score, path), the best first."""
     finished = [
         pair
@@ -548,7 +548,7 @@ def _best(groups: list[_Beams], prompt: int) -> list[tuple[float, list]]:
     return sorted(finished, key=lambda pair: -pair[0])
 
 
-def _history(groups: list[_Beams], prompt: int) -> list[BeamStep]:
+def _history(groups: list[Beams], prompt: int) -> list[BeamStep]:
     """The candidates of all groups, step by step."""
     steps = zip_longest(*(group.history[prompt] for group in groups), fillvalue=[])
     return [BeamStep([c for part in step for c in part]) for step in steps]

@@ -84,6 +84,15 @@ def sample(
     return run.trace(seed=seed)
 
 
+def check_draws(do_sample: bool, seed: int | None) -> None:
+    """Raise ValueError for what says nothing about whether and how to draw."""
+    if not isinstance(do_sample, bool):
+        raise ValueError(f"do_sample={do_sample!r}: it must be True or False")
+    whole = isinstance(seed, int) and not isinstance(seed, bool)
+    if seed is not None and not (whole and 0 <= seed < 2**64):
+        raise ValueError(f"seed={seed!r}: it must be a whole number from 0 to 2**64 − 1, or None")
+
+
 def seeded(seed: int | None) -> torch.Generator | None:
     return None if seed is None else torch.Generator().manual_seed(seed)
 

@@ -200,6 +200,15 @@ class Explorer(ipywidgets.VBox):
             return {**bundle, "text/html": self.still(), "text/plain": repr(self)}
 
 
+def result_of(steps: Generator):
+    """What a generator such as `work` takes returns, at once."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Let torch use one thread. What a drag computes is small, and the other threads would wait for

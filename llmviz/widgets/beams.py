@@ -12,13 +12,13 @@ import torch
 from torch import BoolTensor, LongTensor
 
 from .. import processors
-from ..decoding import _with_text as with_text
-from ..decoding.beams import BeamSearch, _Beams, check_beams, filler
+from ..decoding import with_text
+from ..decoding.beams import Beams, BeamSearch, check_beams, filler
 from ..html import _text
 from ..models import check_length, check_model
-from ..tokens import encode, token_labels
+from ..tokens import clipped, encode, token_labels
 from ..trace import BeamCandidate, BeamStep, Trace
-from .base import BLUE, FAINT, GREEN, INK, MUTED, ORANGE, Explorer, card, table, token
+from .base import BLUE, FAINT, GREEN, INK, MUTED, ORANGE, Explorer, card, result_of, table, token
 from .controls import text_box, written
 
 _FATES = {
@@ -177,7 +177,7 @@ class BeamExplorer(Explorer):
             slider.max, slider.value = length, length if at_end else min(slider.value, length)
         self._sort_out(books if slider.value == length else None)
 
-    def _sort_out(self, books: _Beams | None = None) -> None:
+    def _sort_out(self, books: Beams | None = None) -> None:
         """How things stand at the slider's step: with the fates as they were known then."""
         books = books or self.search.books(*self._key, self.step_slider.value)
         history, self.is_over = books.history[0], not books.open.any()
@@ -358,15 +358,6 @@ class BeamExplorer(Explorer):
         return plots.plot_beam_tree(self.present, ax=ax)
 
 
-def result_of(steps: Generator):
-    """What a generator returns."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
-
-
 _ROW = 34  # pixels of a candidate in the tree
 # What means something in HTML, in an address or to a typesetter of mathematics.
 _QUOTED = {ord(c): f"%{ord(c):02X}" for c in "%#&<>\"'$\\`"}
@@ -406,7 +397,7 @@ def tree_svg(run: Trace, num_steps: int) -> str:
             lines.append((on_path, alive, line))
             nodes.append(_svg_node(left, top, c.fate, on_path))
             ink = INK if alive else MUTED
-            label = _short(run.labels[c.token_id], (column - 16) // 7)
+            label = clipped(run.labels[c.token_id], (column - 16) // 7)
             score = c.sum_score if c.final_score is None else c.final_score
             struck = c.fate in ("pruned", "discarded")
             nodes.append(_svg_text(left + 9, top - 6, label, ink, 12, "monospace", struck))
@@ -457,7 +448,7 @@ def _svg_text(
 def _hypothesis_html(labels: list[str], fate: str, most: int = _TAIL) -> str:
     """The last tokens of a hypothesis, `most` of them, the very last one in bold."""
     more = "…" if len(labels) > most else ""
-    *before, last = (token(_short(label, 16)) for label in labels[-most:])
+    *before, last = (token(clipped(label, 16)) for label in labels[-most:])
     last = f"<s>{last}</s>" if fate in ("pruned", "discarded") else f"<b>{last}</b>"
     return f'<span style="color:{MUTED}">{more}{"".join(before)}</span>{last}'
 
@@ -478,7 +469,3 @@ def _legend() -> str:
         f'<div style="font-size:11px;color:{MUTED}">numbers: sum of log-probabilities; of one that '
         f"has ended, its score{items}</div>"
     )
-
-
-def _short(label: str, most: int) -> str:
-    return label if len(label) <= most else label[: most - 1] + "…"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import processors
 from ..html import _text
-from ..tokens import VISIBLE, token_label, token_labels
+from ..tokens import token_id_of, token_label, token_labels
 from .base import BLUE, FAINT, bar, card, percent, table
 from .controls import PENALTIES, SAMPLING, written
 from .position import PositionExplorer
@@ -119,7 +119,7 @@ class ProcessorChain(PositionExplorer):
             self.token_box.value = ""  # ready for the next; what is wrong stays, to be mended
 
     def _choose(self, token: str | int) -> None:
-        self.token_id = find_token(self.tokenizer, token, self.position.logits.shape[-1])
+        self.token_id = token_id_of(self.tokenizer, token, self.position.logits.shape[-1])
         self.restart()
 
     def _follow(self) -> None:
@@ -215,27 +215,6 @@ class ProcessorChain(PositionExplorer):
         ax.xaxis.set_visible(False)
         ax.spines["bottom"].set_visible(False)
         return ax
-
-
-def find_token(tokenizer, token: str | int, vocab_size: int) -> int:
-    """The id of `token`: an id, or the text of one token, where ␣ and ↵ stand for what they show.
-
-    Raises ValueError for a text of several tokens, and for an id outside the vocabulary.
-    """
-    if isinstance(token, str):
-        text = token
-        for plain, shown in VISIBLE.items():
-            text = text.replace(shown, plain)
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        if len(ids) != 1:
-            pieces = " ".join(token_labels(tokenizer, ids[:12]))
-            raise ValueError(
-                f"token {token!r:.60} is {len(ids)} tokens, {pieces}: give one of them"
-            )
-        token = ids[0]
-    if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < vocab_size:
-        raise ValueError(f"token={token!r}: it must be a token's text, or an id below {vocab_size}")
-    return token
 
 
 def reason(

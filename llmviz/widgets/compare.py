@@ -6,6 +6,7 @@ import ast
 import itertools
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from os.path import commonprefix
 
 import ipywidgets
 from torch import LongTensor, Tensor
@@ -13,8 +14,7 @@ from torch import LongTensor, Tensor
 from ..decoding import generate
 from ..html import _text, side_by_side
 from ..trace import Trace
-from .base import MUTED, Explorer, card, table
-from .beams import result_of
+from .base import MUTED, Explorer, card, result_of, table
 from .controls import text_box, written
 
 _MOST = 4
@@ -262,13 +262,10 @@ def measures(run: Trace, first: Trace) -> dict[str, int | float | None]:
     None stands where a continuation is too short for an n-gram.
     """
     ids, others = ([step.token_id for step in r.steps[0]] for r in (run, first))
-    same = 0
-    while same < min(len(ids), len(others)) and ids[same] == others[same]:
-        same += 1
     share = {n: distinct(ids, n) for n in (1, 2, 3, _N)}
     total = run.sum_logprobs[0]
     return {
-        "differs from": None if ids == others else same + 1,
+        "differs from": None if ids == others else len(commonprefix([ids, others])) + 1,
         "tokens": len(ids),
         "log-probability": total,
         "per token": total / len(ids),

@@ -14,7 +14,8 @@ from torch import Tensor
 from ..html import _text, attention_strip
 from ..internals import attentions, logit_lens
 from ..tables import Table
-from .base import BLUE, FAINT, MUTED, Explorer, bar, card, table, token
+from ..tokens import clipped
+from .base import BLUE, FAINT, MUTED, Explorer, bar, card, result_of, table, token
 from .controls import text_box
 
 _TOP = 5  # predictions of the lens to list
@@ -55,7 +56,7 @@ class Inside(Explorer):
         self, model, tokenizer, text: str, *, layer: int = 0, head: int = 0, token: int = -1
     ):
         self.model, self.tokenizer = model, tokenizer
-        self.reading = _finished(_read(model, tokenizer, text))
+        self.reading = result_of(_read(model, tokenizer, text))
         layers, heads, tokens, _ = self.reading.weights.shape
         for name, value, low, high in (
             ("layer", layer, 0, layers - 1),
@@ -150,7 +151,7 @@ class Inside(Explorer):
         for row in best.itertuples():
             picked = row.layer == layer + 1
             number = f"<b>▸ {row.layer}</b>" if picked else str(row.layer)
-            label = token(_cut(row.prediction))
+            label = token(clipped(row.prediction, 16))
             rows.append(
                 [
                     number,
@@ -185,24 +186,11 @@ class Inside(Explorer):
         )
 
 
-def _finished(steps: Generator):
-    """What a generator returns, at once."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
-
-
 def _slider(name: str, value: int, count: int, tooltip: str) -> ipywidgets.IntSlider:
     return ipywidgets.IntSlider(
         value=value, max=count - 1, description=name, tooltip=tooltip,
         style={"description_width": "60px"}, layout={"width": "290px"},
     )  # fmt: skip
-
-
-def _cut(label: str, most: int = 16) -> str:
-    return label if len(label) <= most else label[: most - 1] + "…"
 
 
 # Pictures: tensors of bytes, shape (…, height, width, 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
+from os.path import commonprefix
 
 from torch import LongTensor, Tensor
 
@@ -43,10 +44,7 @@ def read_position(model, tokenizer, prompt: str, continuation: str = "") -> Posi
     """One pass over both. Raises TypeError or ValueError for a text that is empty or too long."""
     input_ids, logits = read(model, tokenizer, prompt + continuation)
     alone = tokenizer(prompt)["input_ids"] if prompt else []
-    together = input_ids[0].tolist()
-    same = 0
-    while same < min(len(alone), len(together)) and alone[same] == together[same]:
-        same += 1
+    same = len(commonprefix([alone, input_ids[0].tolist()]))
     return Position(prompt, continuation, input_ids, same, logits)
 
 

@@ -11,7 +11,7 @@ import torch
 from .. import processors
 from ..decoding.search import draw, seeded
 from ..html import _text
-from ..tokens import token_labels
+from ..tokens import clipped, token_labels
 from ..trace import Recorder, Step, Trace
 from .base import BLUE, FAINT, MUTED, ORANGE, bar, card, percent, table, token
 from .controls import PENALTIES, SAMPLING, written
@@ -260,7 +260,7 @@ def _cells(rows: list[dict], scale: float, counted: bool) -> tuple[list[str], li
     for n, row in enumerate(rows):
         cut = row["after"] is None
         others = n == len(rows) - 1
-        label = _text(row["label"]) if others else token(_short(row["label"]))
+        label = _text(row["label"]) if others else token(clipped(row["label"], 24))
         bars = bar(row["before"] / scale, FAINT, 300)
         bars += bar((row["after"] or 0.0) / scale, ORANGE if row["chosen"] else BLUE, 300)
         cells = [
@@ -309,7 +309,3 @@ def _legend(scale: float) -> str:
 def _scale(highest: float) -> float:
     """What the longest bar stands for: a round number, so that it seldom changes in a drag."""
     return next((s for s in (0.05, 0.1, 0.2, 0.5) if highest <= s), 1.0)
-
-
-def _short(label: str, most: int = 24) -> str:
-    return label if len(label) <= most else label[: most - 1] + "…"

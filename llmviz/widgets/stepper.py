@@ -12,10 +12,10 @@ from torch import LongTensor, Tensor
 
 from .. import processors
 from ..decoding.prefix import Prefix, eos_token_ids
-from ..decoding.search import draw, seeded
+from ..decoding.search import check_draws, draw, seeded
 from ..html import _text, token_strip
 from ..models import check_length, check_model
-from ..tokens import encode, token_labels
+from ..tokens import clipped, encode, token_labels
 from ..trace import Recorder, Step, Trace
 from .base import BLUE, FAINT, MUTED, ORANGE, Explorer, bar, card, table, token
 from .controls import text_box, written
@@ -88,10 +88,7 @@ class Stepper(Explorer):
     ):
         check_model(model)
         processors.check(vocab_size=model.config.get_text_config().vocab_size, **settings)
-        if not isinstance(do_sample, bool):
-            raise ValueError(f"do_sample={do_sample!r}: it must be True or False")
-        if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**64:
-            raise ValueError(f"seed={seed!r}: it must be a whole number from 0 to 2**64 − 1")
+        check_draws(do_sample, seed)
         self.model, self.tokenizer, self._eos = model, tokenizer, eos_token_ids(model)
         self._max_new_tokens, self._do_sample, self._seed = max_new_tokens, do_sample, seed
         self._settings = settings
@@ -303,7 +300,7 @@ class Stepper(Explorer):
             button.layout.display = "" if place < len(shown) else "none"
             if place < len(shown):
                 label, p = self._labels[shown[place].token_id], math.exp(shown[place].log_prob)
-                button.description = _short(label, 14)
+                button.description = clipped(label, 14)
                 button.tooltip = f"Go on with {label}, p = {p:.3f}"
 
     def _branch_name(self, leaf: Node) -> str:
@@ -390,7 +387,7 @@ def _bars(node: Node, labels: dict[int, str], chosen: int | None) -> str:
     rows = []
     for c in shown:
         p, q, cut = math.exp(c.log_prob), c.processed_probability, c.score == -math.inf
-        name, picked = token(_short(labels[c.token_id], 24)), c.token_id == chosen
+        name, picked = token(clipped(labels[c.token_id], 24)), c.token_id == chosen
         colour = ORANGE if picked else BLUE
         bars = bar(p, FAINT) + bar(q, colour) if processed else bar(p, colour, height=12)
         after = [("cut" if cut else f"{q:.1%}")] if processed else []
@@ -456,7 +453,3 @@ def _branch_line(line: tuple[str, list[Node]], here: Node, labels: dict[int, str
     if not chain[-1].children:
         end = f'<span style="color:{MUTED}">  {chain[-1].log_prob:.2f}</span>'
     return f'<div><span style="color:{MUTED}">{prefix}</span>{"".join(parts)}{end}</div>'
-
-
-def _short(label: str, most: int) -> str:
-    return label if len(label) <= most else label[: most - 1] + "…"
