@@ -78,13 +78,6 @@ def test_a_loop_with_a_cache_is_right_too(context):
 
 
 @pytest.mark.parametrize("name", RIGHT)
-def test_a_stub_is_not_attempted_yet(name, context):
-    def stub(*arguments): ...
-
-    assert verdict(name, stub, context) == "… not attempted yet"
-
-
-@pytest.mark.parametrize("name", RIGHT)
 def test_a_stub_costs_no_pass_of_the_model(name, context):
     def stub(*arguments): ...
 

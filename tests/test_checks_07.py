@@ -54,13 +54,6 @@ def test_the_right_solution_is_praised(name):
     assert verdict(name, RIGHT[name]).startswith("✓ Right")
 
 
-@pytest.mark.parametrize("name", RIGHT)
-def test_a_stub_is_not_attempted_yet(name):
-    def stub(*arguments): ...
-
-    assert verdict(name, stub) == "… not attempted yet"
-
-
 def per_position(subtract_once, subtract_each):
     def attempt(scores, generated, presence, frequency):
         found = scores.clone()

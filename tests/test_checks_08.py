@@ -29,13 +29,6 @@ def test_the_right_solution_is_praised(name):
     assert verdict(name, RIGHT[name]).startswith("✓ Right")
 
 
-@pytest.mark.parametrize("name", RIGHT)
-def test_a_stub_is_not_attempted_yet(name):
-    def stub(*arguments): ...
-
-    assert verdict(name, stub) == "… not attempted yet"
-
-
 def search(p, u):
     return int(torch.searchsorted(p.cumsum(-1), torch.tensor(u), right=True))
 

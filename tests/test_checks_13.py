@@ -51,13 +51,6 @@ def test_the_right_solution_is_praised(name):
     assert verdict(name, RIGHT[name]).startswith("✓ Right")
 
 
-@pytest.mark.parametrize("name", RIGHT)
-def test_a_stub_is_not_attempted_yet(name):
-    def stub(*arguments): ...
-
-    assert verdict(name, stub) == "… not attempted yet"
-
-
 def bisected(logits, bits):
     low, high = 0.01, 100.0
     for _ in range(60):

@@ -65,13 +65,6 @@ def test_the_right_solution_is_praised(name):
     assert verdict(name, RIGHT[name]).startswith("✓ Right")
 
 
-@pytest.mark.parametrize("name", RIGHT)
-def test_a_stub_is_not_attempted_yet(name):
-    def stub(*arguments): ...
-
-    assert verdict(name, stub) == "… not attempted yet"
-
-
 def test_an_answer_that_is_certain_has_log_probability_0():
     logits = torch.full((4, 5), -torch.inf)
     ids = [0, 1, 2, 3]
