@@ -19,6 +19,9 @@ def test_stored_outputs_are_whole_without_trust_and_kernel(lab, lesson):
         coloured = [h for h in map("".join, html) if "background:#" in h]
         assert notebook.page.get_by_text("Error displaying widget").count() == 0
         assert notebook.page.get_by_text("Loading widget...").count() == 0
+        pictures = notebook.page.locator(".jp-OutputArea-output img")
+        broken = "images => images.filter(i => !i.complete || !i.naturalWidth).map(i => i.alt)"
+        assert pictures.evaluate_all(broken) == []
         if coloured:
             kept = notebook.page.locator(".jp-RenderedHTMLCommon [style*=background]")
             kept.first.wait_for()
@@ -42,5 +45,8 @@ def test_all_cells_run(lab, lesson):
         page = notebook.page
         for broken in ("Error displaying widget", "Error creating widget", "Loading widget..."):
             assert page.get_by_text(broken).count() == 0, broken
-        if widgets:
-            page.locator(".jp-OutputArea-output .jupyter-widgets").first.wait_for()
+        # Each is drawn: its controls, and its picture.
+        cards = page.locator(".jp-OutputArea-output .llmviz-explorer > .widget-html")
+        for number in range(len(widgets)):
+            cards.nth(2 * number + 1).locator("div, table").first.wait_for(state="attached")
+        assert page.locator(".jp-OutputArea-output .llmviz-explorer").count() == len(widgets)
