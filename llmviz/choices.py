@@ -42,8 +42,9 @@ def score_choices(
     token, so that all continue the very same tokens. The prompt is read once, and the choices
     behind it as one batch, padded on the right.
 
-    An answer's probability includes all longer texts that begin with it: "good" is never less
-    likely than "goods". End the choices alike, with a full stop for one, if that matters.
+    An answer's probability includes all texts that go on from its tokens: where "goods" is "good"
+    and "s", "good" is never less likely. End the choices alike, with a full stop for one, if that
+    matters.
 
     Raises TypeError or ValueError, before the model runs, for a prompt or choices that are no
     texts or have no tokens of their own, for a choice given twice, and for texts that do not fit
