@@ -22,6 +22,10 @@ CHROMIUM := $(or $(CHROMIUM),$(shell \
 	command -v chromium || command -v chromium-browser || command -v google-chrome))
 export CHROMIUM
 
+# A file is one worker's, and a worker has one thread: more would wait for each other.
+SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist loadscope --no-loadscope-reorder
+NBVAL := -p tests.nbval_tolerance --nbval --nbval-current-env --nbval-cell-timeout=300
+
 .PHONY: help lab test notebooks constraints clean model
 
 help:
@@ -34,7 +38,7 @@ test: $(STAMP)-test model ## check the style, and run all tests and all lessons
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	@$(if $(CHROMIUM),,echo "The browser tests are left out: no Chromium was found.")
-	$(PY) -m pytest -p tests.nbval_tolerance --nbval --nbval-current-env --nbval-cell-timeout=300 \
+	OMP_NUM_THREADS=1 $(PY) -m pytest $(SIDE_BY_SIDE) $(NBVAL) \
 		$(if $(CHROMIUM),,--ignore=tests/browser) tests notebooks
 
 notebooks: $(STAMP)-test model ## run all lessons and save them with what they print
