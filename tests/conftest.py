@@ -2,6 +2,8 @@
 
 import pytest
 
+pytest.register_assert_rewrite("tests.checks")  # so that a failure there shows what was said
+
 
 @pytest.fixture(scope="session")
 def default_model():

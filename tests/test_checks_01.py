@@ -6,6 +6,7 @@ import torch
 from llmviz.checks import lesson_01
 
 from . import tiny
+from .checks import shared_tests
 
 
 @pytest.fixture(scope="module")
@@ -37,16 +38,6 @@ RIGHT = {
     "count_parameters": right_count,
     "cache_bytes_per_token": right_bytes,
 }
-
-
-def verdict(name, attempt, model):
-    context = () if name == "head" else (model,)
-    return getattr(lesson_01, name).verdict(attempt, *context)
-
-
-@pytest.mark.parametrize("name", RIGHT)
-def test_the_right_solution_is_praised(name, model):
-    assert verdict(name, RIGHT[name], model).startswith("✓ Right")
 
 
 def test_the_functions_of_pytorch_and_transformers_count_the_same(model):
@@ -143,32 +134,16 @@ WRONG = [
     ),
 ]
 
+WILD = [
+    ("head", lambda h, w: h[..., :3], "The shape should be (1, 3, 4), and is (1, 3, 3)."),
+    ("head", lambda h, w: 7, "A tensor of shape (1, 3, 4) was wanted, not a int."),
+    ("head", lambda h, w: w @ h, "raised RuntimeError"),
+    ("count_parameters", lambda t: 12, "and is 12."),
+    ("count_parameters", lambda t: t.numel(), "raised AttributeError"),
+    ("cache_bytes_per_token", lambda c, size: -1, "should be 1920, and is -1."),
+]
+CONTEXT = {"count_parameters": ["model"], "cache_bytes_per_token": ["model"]}
 
-@pytest.mark.parametrize(("name", "attempt", "names_the_mistake"), WRONG)
-def test_a_usual_mistake_is_named(name, attempt, names_the_mistake, model):
-    exercise = getattr(lesson_01, name)
-    (expected,) = [s for s in exercise.mistakes if names_the_mistake in s]
-    assert verdict(name, attempt, model) == f"✗ {expected}"
-
-
-def test_every_mistake_has_its_test():
-    for name in RIGHT:
-        mistakes = getattr(lesson_01, name).mistakes
-        tested = {s for n, _, part in WRONG if n == name for s in mistakes if part in s}
-        assert tested == set(mistakes)
-
-
-@pytest.mark.parametrize(
-    ("name", "attempt", "useful"),
-    [
-        ("head", lambda h, w: h[..., :3], "The shape should be (1, 3, 4), and is (1, 3, 3)."),
-        ("head", lambda h, w: 7, "A tensor of shape (1, 3, 4) was wanted, not a int."),
-        ("head", lambda h, w: w @ h, "raised RuntimeError"),
-        ("count_parameters", lambda t: 12, "and is 12."),
-        ("count_parameters", lambda t: t.numel(), "raised AttributeError"),
-        ("cache_bytes_per_token", lambda c, size: -1, "should be 1920, and is -1."),
-    ],
+test_right, test_stub, test_mistake, test_all_tried, test_wild = shared_tests(
+    lesson_01, RIGHT, WRONG, WILD, context=CONTEXT
 )
-def test_a_wild_answer_gets_a_useful_difference(name, attempt, useful, model):
-    said = verdict(name, attempt, model)
-    assert said.startswith("✗ ") and useful in said

@@ -7,6 +7,8 @@ from transformers import AutoTokenizer
 from llmviz.checks import lesson_02
 from llmviz.models import default_model_folder
 
+from .checks import shared_tests
+
 
 @pytest.fixture(scope="module")
 def tokenizer():
@@ -35,16 +37,6 @@ def right_input(input_ids, wte, wpe):
 RIGHT = {"cut": right_cut, "likeliest": right_likeliest, "gpt2_input": right_input}
 
 
-def verdict(name, attempt, tokenizer):
-    context = () if name == "gpt2_input" else (tokenizer,)
-    return getattr(lesson_02, name).verdict(attempt, *context)
-
-
-@pytest.mark.parametrize("name", RIGHT)
-def test_the_right_solution_is_praised(name, tokenizer):
-    assert verdict(name, RIGHT[name], tokenizer).startswith("✓ Right")
-
-
 def drop_until_whole(tokenizer, text, max_tokens):
     ids = tokenizer(text)["input_ids"][:max_tokens]
     while ids and tokenizer.decode(ids).endswith("\ufffd"):
@@ -61,17 +53,12 @@ def embeddings(input_ids, wte, wpe):
     return f(input_ids, wte) + f(torch.arange(input_ids.shape[-1]), wpe)
 
 
-@pytest.mark.parametrize(
-    ("name", "attempt"),
-    [
-        ("cut", drop_until_whole),
-        ("cut", lambda t, text, n: t.decode(t(text).input_ids[:n]).replace("�", "")),
-        ("likeliest", softmax_first),
-        ("gpt2_input", embeddings),
-    ],
-)
-def test_other_right_solutions_are_right_too(name, attempt, tokenizer):
-    assert verdict(name, attempt, tokenizer).startswith("✓ Right")
+ALSO_RIGHT = [
+    ("cut", drop_until_whole),
+    ("cut", lambda t, text, n: t.decode(t(text).input_ids[:n]).replace("�", "")),
+    ("likeliest", softmax_first),
+    ("gpt2_input", embeddings),
+]
 
 
 def ids_of(tokenizer, text):
@@ -151,17 +138,18 @@ WRONG = [
     ("gpt2_input", lambda ids, wte, wpe: right_input(ids, wte, wpe)[0], "first text"),
 ]
 
+WILD = [
+    ("cut", lambda t, text, n: "!", "'Schadenfreude is'"),
+    ("likeliest", lambda t, logits, k: ["!"], "' Paris'"),
+    (
+        "gpt2_input",
+        lambda ids, wte, wpe: wte[ids].sum(-1),
+        "The shape should be (1, 4, 4), and is (1, 4).",
+    ),
+    ("gpt2_input", lambda ids, wte, wpe: wte[ids] + wpe, "Your code raised RuntimeError"),
+]
+CONTEXT = {"cut": ["tokenizer"], "likeliest": ["tokenizer"]}
 
-@pytest.mark.parametrize(("name", "attempt", "part"), WRONG)
-def test_a_usual_mistake_is_named(name, attempt, part, tokenizer):
-    said = verdict(name, attempt, tokenizer)
-    assert said.startswith("✗") and part in said
-
-
-def test_any_other_mistake_shows_what_was_wanted(tokenizer):
-    assert "'Schadenfreude is'" in verdict("cut", lambda t, text, n: "!", tokenizer)
-    assert "' Paris'" in verdict("likeliest", lambda t, logits, k: ["!"], tokenizer)
-    flat = verdict("gpt2_input", lambda ids, wte, wpe: wte[ids].sum(-1), tokenizer)
-    assert "(1, 4, 4)" in flat and "(1, 4)." in flat
-    whole = verdict("gpt2_input", lambda ids, wte, wpe: wte[ids] + wpe, tokenizer)
-    assert whole.startswith("✗ Your code raised RuntimeError")
+test_right, test_stub, test_mistake, test_all_tried, test_wild = shared_tests(
+    lesson_02, RIGHT, WRONG, WILD, also_right=ALSO_RIGHT, context=CONTEXT
+)

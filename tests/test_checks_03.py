@@ -2,10 +2,11 @@
 
 import math
 
-import pytest
 import torch
 
 from llmviz.checks import lesson_03
+
+from .checks import shared_tests
 
 
 def right_softmax(logits):
@@ -94,32 +95,12 @@ WRONG = [
     ("tokens_for_mass", lambda x, m: sum(p >= m for p in probabilities(x)), "each as likely"),
 ]
 
+WILD = [
+    ("softmax", lambda x: x[:, :1], "The shape should be (2, 3), and is (2, 1)"),
+    ("text_log_prob", lambda x, ids: x[9], "raised IndexError"),
+    ("tokens_for_mass", lambda x, m: 77, "should be 2, and is 77"),
+]
 
-def verdict(name, attempt):
-    return getattr(lesson_03, name).verdict(attempt)
-
-
-@pytest.mark.parametrize("name", RIGHT)
-def test_right_and_unattempted(name):
-    assert verdict(name, RIGHT[name]).startswith("✓ Right")
-    assert verdict(name, lambda *_: None) == "… not attempted yet"
-
-
-@pytest.mark.parametrize(("name", "attempt", "named"), WRONG)
-def test_each_mistake_is_named(name, attempt, named):
-    said = verdict(name, attempt)
-    assert said.startswith("✗") and named in said
-    mistakes = getattr(lesson_03, name).mistakes
-    assert sum(said == f"✗ {sentence}" for sentence in mistakes) == 1
-
-
-def test_every_mistake_is_tried():
-    for name in RIGHT:
-        tried = sum(wrong[0] == name for wrong in WRONG)
-        assert tried == len(getattr(lesson_03, name).mistakes)
-
-
-def test_anything_else_shows_what_was_wanted_and_an_error_is_reported():
-    assert "The shape should be (2, 3), and is (2, 1)" in verdict("softmax", lambda x: x[:, :1])
-    assert "raised IndexError" in verdict("text_log_prob", lambda x, ids: x[9])
-    assert "should be 2, and is 77" in verdict("tokens_for_mass", lambda x, m: 77)
+test_right, test_stub, test_mistake, test_all_tried, test_wild = shared_tests(
+    lesson_03, RIGHT, WRONG, WILD
+)

@@ -8,6 +8,7 @@ import torch
 from llmviz.checks import lesson_04
 
 from . import tiny
+from .checks import shared_tests
 
 TEMPLATE = (
     "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}<eos>\n{% endfor %}"
@@ -16,14 +17,15 @@ TEMPLATE = (
 
 
 @pytest.fixture(scope="module")
-def context():
+def model():
+    return tiny.model("llama")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
     tokenizer = tiny.tokenizer()
     tokenizer.chat_template = TEMPLATE
-    return tiny.model("llama"), tokenizer
-
-
-def verdict(name, attempt, context):
-    return getattr(lesson_04, name).verdict(attempt, *context)
+    return tokenizer
 
 
 def newest(model, input_ids):
@@ -59,38 +61,14 @@ RIGHT = {
 }
 
 
-@pytest.mark.parametrize("name", RIGHT)
-def test_the_right_solution_is_praised(name, context):
-    assert verdict(name, RIGHT[name], context).startswith("✓ Right")
-
-
-def test_a_loop_with_a_cache_is_right_too(context):
-    def with_cache(model, input_ids, max_new_tokens):
-        cache, unread = None, input_ids
-        for _ in range(max_new_tokens):
-            output = model(unread, past_key_values=cache, use_cache=True)
-            cache = output.past_key_values
-            unread = output.logits[:, -1].argmax(-1, keepdim=True)
-            input_ids = torch.cat([input_ids, unread], dim=1)
-        return input_ids
-
-    assert verdict("greedy", with_cache, context).startswith("✓")
-
-
-@pytest.mark.parametrize("name", RIGHT)
-def test_a_stub_costs_no_pass_of_the_model(name, context):
-    def stub(*arguments): ...
-
-    model = SimpleNamespace(device="cpu")  # cannot be called
-    assert verdict(name, stub, (model, context[1])) == "… not attempted yet"
-
-
-@pytest.mark.parametrize("name", RIGHT)
-def test_generate_is_no_answer(name, context):
-    def generate(model, input_ids, max_new_tokens, *_):
-        return model.generate(input_ids, max_new_tokens=max_new_tokens)
-
-    assert "write the loop yourself" in verdict(name, generate, context)
+def with_cache(model, input_ids, max_new_tokens):
+    cache, unread = None, input_ids
+    for _ in range(max_new_tokens):
+        output = model(unread, past_key_values=cache, use_cache=True)
+        cache = output.past_key_values
+        unread = output.logits[:, -1].argmax(-1, keepdim=True)
+        input_ids = torch.cat([input_ids, unread], dim=1)
+    return input_ids
 
 
 def first_position(model, ids, n):
@@ -196,20 +174,33 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("name", "attempt", "says"), WRONG)
-def test_each_usual_mistake_is_named(name, attempt, says, context):
-    said = verdict(name, attempt, context)
-    assert said.startswith("✗ ") and says in said
-    [sentence] = [s for s in getattr(lesson_04, name).mistakes if says in s]
-    assert said == f"✗ {sentence}"
+def generate(model, input_ids, max_new_tokens, *_):
+    return model.generate(input_ids, max_new_tokens=max_new_tokens)
+
+
+WILD = [
+    *[(name, generate, "write the loop yourself") for name in RIGHT],
+    *[(name, lambda *_: [1, 2], "A tensor of shape") for name in RIGHT],
+    *[(name, lambda *_: torch.zeros(2, 2), "shape should be") for name in RIGHT],
+    *[
+        (name, lambda *case, right=right: right(*case) * 0 - 1, "should be tensor")
+        for name, right in RIGHT.items()
+    ],
+]
+CONTEXT = dict.fromkeys(RIGHT, ["model", "tokenizer"])
+
+test_right, test_stub, test_mistake, test_all_tried, test_wild = shared_tests(
+    lesson_04, RIGHT, WRONG, WILD, also_right=[("greedy", with_cache)], context=CONTEXT
+)
 
 
 @pytest.mark.parametrize("name", RIGHT)
-def test_a_wild_answer_is_told_what_was_wanted(name, context):
-    assert "A tensor of shape" in verdict(name, lambda *_: [1, 2], context)
-    assert "shape should be" in verdict(name, lambda *_: torch.zeros(2, 2), context)
-    wild = verdict(name, lambda *arguments: RIGHT[name](*arguments) * 0 - 1, context)
-    assert "should be tensor" in wild
+def test_a_stub_costs_no_pass_of_the_model(name, tokenizer):
+    def stub(*arguments): ...
+
+    model = SimpleNamespace(device="cpu")  # cannot be called
+    said = getattr(lesson_04, name).verdict(stub, model, tokenizer)
+    assert said == "… not attempted yet"
 
 
 def test_the_toy_is_causal_and_its_cache_changes_nothing():

@@ -2,14 +2,11 @@
 
 from collections import Counter
 
-import pytest
 import torch
 
 from llmviz.checks import lesson_07
 
-
-def verdict(name, attempt):
-    return getattr(lesson_07, name).verdict(attempt)
+from .checks import shared_tests
 
 
 def each(scores, ids, change):
@@ -49,9 +46,10 @@ RIGHT = {
 }
 
 
-@pytest.mark.parametrize("name", RIGHT)
-def test_the_right_solution_is_praised(name):
-    assert verdict(name, RIGHT[name]).startswith("✓ Right")
+def in_place(scores, ids, penalty):
+    for i in set(ids):
+        scores[i] = lowered(penalty)(scores[i])
+    return scores
 
 
 def per_position(subtract_once, subtract_each):
@@ -103,7 +101,11 @@ WRONG = [
     ("repetition_penalty", lambda s, ids, p: each(s, set(ids), lambda x: x / p), "divided as well"),
     ("repetition_penalty", lambda s, ids, p: each(s, ids, lowered(p)), "several times"),
     ("repetition_penalty", lambda s, ids, p: each(s, set(ids), lowered(1 / p)), "wrong way round"),
-    ("repetition_penalty", lambda s, ids, p: each(s, {*ids}, lambda x: x * p), "multiplied"),
+    (
+        "repetition_penalty",
+        lambda s, ids, p: each(s, {*ids}, lambda x: x * p),
+        "All scores were multiplied",
+    ),
     ("repetition_penalty", lambda s, ids, p: each(s, {*ids}, lambda x: x - p), "subtracted"),
     ("repetition_penalty", lambda s, ids, p: each(s, range(6), lowered(p)), "All tokens"),
     ("repetition_penalty", lambda s, ids, p: each(s, {*range(6)} - {*ids}, lowered(p)), "spared"),
@@ -114,8 +116,16 @@ WRONG = [
     ("presence_frequency", per_position(lambda p, f: -p, lambda p, f: -f), "rewards"),
     ("presence_frequency", presence_from_all, "every token"),
     ("presence_frequency", relative, "length of the text"),
-    ("presence_frequency", per_position(lambda p, f: p, lambda p, f: 0), "frequency penalty is"),
-    ("presence_frequency", per_position(lambda p, f: 0, lambda p, f: f), "presence penalty is"),
+    (
+        "presence_frequency",
+        per_position(lambda p, f: p, lambda p, f: 0),
+        "frequency penalty is missing",
+    ),
+    (
+        "presence_frequency",
+        per_position(lambda p, f: 0, lambda p, f: f),
+        "presence penalty is missing",
+    ),
     ("banned_tokens", lambda ids, n: right_banned(ids, max(n - 1, 1)), "too few was compared"),
     ("banned_tokens", lambda ids, n: right_banned(ids, n + 1), "last n tokens"),
     ("banned_tokens", lambda ids, n: {*ids[n - 1 :]}, "Every n-gram's last"),
@@ -126,34 +136,13 @@ WRONG = [
     ("banned_tokens", as_list, "A set was asked for"),
 ]
 
+WILD = [
+    ("repetition_penalty", lambda s, ids, penalty: s + 17, "should be"),
+    ("presence_frequency", lambda s, generated, presence, frequency: s * 17, "should be"),
+    ("banned_tokens", lambda ids, n: {17}, "should be"),
+    ("banned_tokens", lambda ids, n: 1 / 0, "raised ZeroDivisionError"),
+]
 
-@pytest.mark.parametrize(("name", "attempt", "named"), WRONG)
-def test_a_usual_mistake_is_named(name, attempt, named):
-    found = verdict(name, attempt)
-    assert found.startswith("✗") and named in found, found
-
-
-@pytest.mark.parametrize(
-    ("name", "attempt"),
-    [
-        ("repetition_penalty", lambda s, ids, penalty: s + 17),
-        ("presence_frequency", lambda s, generated, presence, frequency: s * 17),
-        ("banned_tokens", lambda ids, n: {17}),
-    ],
+test_right, test_stub, test_mistake, test_all_tried, test_wild = shared_tests(
+    lesson_07, RIGHT, WRONG, WILD, also_right=[("repetition_penalty", in_place)]
 )
-def test_any_other_mistake_is_shown_as_a_difference(name, attempt):
-    found = verdict(name, attempt)
-    assert found.startswith("✗") and "should be" in found
-
-
-def test_what_raises_is_reported():
-    assert "raised ZeroDivisionError" in verdict("banned_tokens", lambda ids, n: 1 / 0)
-
-
-def test_an_attempt_that_works_in_place_is_right_too():
-    def in_place(scores, ids, penalty):
-        for i in set(ids):
-            scores[i] = lowered(penalty)(scores[i])
-        return scores
-
-    assert verdict("repetition_penalty", in_place).startswith("✓")

@@ -8,6 +8,8 @@ from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from llmviz.checks import lesson_09
 
+from .checks import shared_tests
+
 INF = math.inf
 
 
@@ -52,32 +54,16 @@ def tail(p, mass):
     return stay
 
 
+def tail_without_crossing(p, mass):
+    order = ranked(p)[::-1]
+    return [i for n, i in enumerate(order) if sum(p[j] for j in order[: n + 1]) <= mass]
+
+
 RIGHT = {
     "top_k_filter": lambda logits, k: TopKLogitsWarper(k)(None, logits),
     "top_p_filter": lambda logits, p: TopPLogitsWarper(p)(None, logits),
     "min_p_filter": lambda logits, p: MinPLogitsWarper(p)(None, logits),
 }
-
-
-def verdict(name, attempt):
-    return getattr(lesson_09, name).verdict(attempt)
-
-
-@pytest.mark.parametrize("name", RIGHT)
-def test_the_right_solution_is_praised(name):
-    assert verdict(name, RIGHT[name]).startswith("✓ Right")
-
-
-@pytest.mark.parametrize(
-    ("name", "attempt"),
-    [
-        ("top_k_filter", by_row(lambda p, k: [i for i, x in enumerate(p) if x >= sorted(p)[-k]])),
-        ("top_p_filter", by_row(nucleus)),
-        ("min_p_filter", by_row(lambda p, m: [i for i, x in enumerate(p) if x >= m * max(p)])),
-    ],
-)
-def test_other_right_solutions_are_right_too(name, attempt):
-    assert verdict(name, attempt).startswith("✓ Right")
 
 
 def scatter_forgotten(logits, p):
@@ -122,6 +108,16 @@ def logits_added(logits, p):
     return cut(logits, goes)
 
 
+ALSO_RIGHT = [
+    ("top_k_filter", by_row(lambda p, k: [i for i, x in enumerate(p) if x >= sorted(p)[-k]])),
+    ("top_p_filter", by_row(nucleus)),
+    ("min_p_filter", by_row(lambda p, m: [i for i, x in enumerate(p) if x >= m * max(p)])),
+]
+SAME_IN_ALL_CASES = pytest.mark.xfail(
+    strict=True,
+    reason="both rows' logits are log-probabilities + 3: the row with the likeliest token has the "
+    "highest logit too, and no answer is told that it took the highest logit",
+)
 WRONG = [
     ("top_k_filter", lambda x, k: cut(x, x < x.flatten().sort().values[-k]), "whole batch"),
     ("top_k_filter", lambda x, k: cut(x, x > x.sort().values[:, k - 1 : k]), "lowest were kept"),
@@ -134,6 +130,7 @@ WRONG = [
     ("top_k_filter", last_of_a_tie, "of the last token"),
     ("top_p_filter", by_row(nucleus_without_crossing), "crosses p was dropped. It stays"),
     ("top_p_filter", by_row(tail), "least likely tokens were kept: add up"),
+    ("top_p_filter", by_row(tail_without_crossing), "least likely tokens were kept, and the one"),
     ("top_p_filter", scatter_forgotten, "scatter it back"),
     ("top_p_filter", sorted_scores, "came back sorted"),
     ("top_p_filter", by_row(lambda p, m: [i for i in range(5) if sum(p[:i]) < m]), "sort them"),
@@ -146,23 +143,31 @@ WRONG = [
     ("min_p_filter", lambda x, m: cut(x, x < highest(x) * m), "multiplied"),
     ("min_p_filter", lambda x, m: cut(x, x < highest(x) - m), "its logarithm first"),
     ("min_p_filter", lambda x, m: cut(x, x < highest(x) - math.log(m)), "sign"),
-    ("min_p_filter", lambda x, m: cut(x, x.softmax(-1) < m * x.softmax(-1).max()), "whole batch"),
-    ("min_p_filter", lambda x, m: cut(x, x < x.max() + math.log(m)), "whole batch"),
+    (
+        "min_p_filter",
+        lambda x, m: cut(x, x.softmax(-1) < m * x.softmax(-1).max()),
+        "likeliest token of the whole batch",
+    ),
+    (
+        "min_p_filter",
+        lambda x, m: cut(x, x < x.max() + math.log(m)),
+        "highest logit of the whole batch",
+        SAME_IN_ALL_CASES,
+    ),
     ("min_p_filter", zeros("min_p_filter"), "a fair score"),
     ("min_p_filter", after("min_p_filter", lambda x: x.softmax(-1)), "these are probabilities"),
 ]
 
+WILD = [
+    *[(name, lambda logits, setting: logits[0], "The shape should be") for name in RIGHT],
+    *[(name, lambda logits, setting: logits.tolist(), "not a list") for name in RIGHT],
+    *[(name, lambda logits, setting: logits + 7, "-inf") for name in RIGHT],
+    *[
+        (name, lambda logits, setting: logits.filter(setting), "Your code raised AttributeError")
+        for name in RIGHT
+    ],
+]
 
-@pytest.mark.parametrize(("name", "attempt", "part"), WRONG)
-def test_a_usual_mistake_is_named(name, attempt, part):
-    said = verdict(name, attempt)
-    assert said.startswith("✗") and part in said
-
-
-@pytest.mark.parametrize("name", RIGHT)
-def test_any_other_mistake_shows_what_was_wanted(name):
-    assert "shape" in verdict(name, lambda logits, setting: logits[0])
-    assert "not a list" in verdict(name, lambda logits, setting: logits.tolist())
-    assert "-inf" in verdict(name, lambda logits, setting: logits + 7)
-    raised = verdict(name, lambda logits, setting: logits.filter(setting))
-    assert raised.startswith("✗ Your code raised AttributeError")
+test_right, test_stub, test_mistake, test_all_tried, test_wild = shared_tests(
+    lesson_09, RIGHT, WRONG, WILD, also_right=ALSO_RIGHT
+)
