@@ -1,9 +1,10 @@
 """Lesson 10's self-checks know the right answers, and name the usual wrong ones."""
 
-import pytest
 import torch
 
 from llmviz.checks import lesson_10
+
+from .checks import shared_tests
 
 
 def right_judge(p, q):
@@ -23,15 +24,6 @@ def right_allowed(answers, written, eos):
 
 
 RIGHT = {"judge": right_judge, "allowed_tokens": right_allowed}
-
-
-def verdict(name, attempt):
-    return getattr(lesson_10, name).verdict(attempt)
-
-
-@pytest.mark.parametrize("name", RIGHT)
-def test_the_right_solution_is_praised(name):
-    assert verdict(name, RIGHT[name]).startswith("✓ Right")
 
 
 def keep(p, q):
@@ -91,13 +83,11 @@ WRONG = [
     ("allowed_tokens", lambda a, w, e: list(dict.fromkeys(next_ids(a, w, e))), "not sorted"),
 ]
 
+WILD = [
+    ("judge", lambda p, q: p, "[0.8000, 0.0000, 0.2000, 0.0000]"),
+    ("allowed_tokens", lambda a, w, e: [99], "[7, 8]"),
+]
 
-@pytest.mark.parametrize(("name", "attempt", "part"), WRONG)
-def test_a_usual_mistake_is_named(name, attempt, part):
-    said = verdict(name, attempt)
-    assert said.startswith("✗") and part in said
-
-
-def test_any_other_mistake_shows_what_was_wanted():
-    assert "[0.8000, 0.0000, 0.2000, 0.0000]" in verdict("judge", lambda p, q: p)
-    assert "[7, 8]" in verdict("allowed_tokens", lambda a, w, e: [99])
+test_right, test_stub, test_mistake, test_all_tried, test_wild = shared_tests(
+    lesson_10, RIGHT, WRONG, WILD
+)
