@@ -7,6 +7,8 @@ import torch
 
 from llmviz.checks import lesson_12
 
+from .checks import shared_tests
+
 
 def right_causal(q, k):
     weights = torch.zeros(len(q), len(k))
@@ -24,15 +26,6 @@ def right_induction(weights, ids):
 
 
 RIGHT = {"causal_weights": right_causal, "induction_score": right_induction}
-
-
-def verdict(name, attempt):
-    return getattr(lesson_12, name).verdict(attempt)
-
-
-@pytest.mark.parametrize("name", RIGHT)
-def test_the_right_solution_is_praised(name):
-    assert verdict(name, RIGHT[name]).startswith("✓ Right")
 
 
 def test_the_step_gives_the_last_rows_of_the_whole():
@@ -116,31 +109,14 @@ WRONG = [
     ("induction_score", lambda w, ids: sum(induction(w, ids)), "This is the sum"),
 ]
 
+WILD = [
+    ("causal_weights", lambda q, k: k @ q.T, "The shape should be (2, 5), and is (5, 2)."),
+    ("causal_weights", lambda q, k: 7, "A tensor of shape (2, 5) was wanted, not a int."),
+    ("causal_weights", lambda q, k: q @ k, "raised RuntimeError"),
+    ("induction_score", lambda w, ids: 0.5, "and is 0.5."),
+    ("induction_score", lambda w, ids: w[ids, ids], "raised IndexError"),
+]
 
-@pytest.mark.parametrize(("name", "attempt", "names_the_mistake"), WRONG)
-def test_a_usual_mistake_is_named(name, attempt, names_the_mistake):
-    exercise = getattr(lesson_12, name)
-    (expected,) = [s for s in exercise.mistakes if names_the_mistake in s]
-    assert verdict(name, attempt) == f"✗ {expected}"
-
-
-def test_every_mistake_has_its_test():
-    for name in RIGHT:
-        mistakes = getattr(lesson_12, name).mistakes
-        tested = {s for n, _, part in WRONG if n == name for s in mistakes if part in s}
-        assert tested == set(mistakes)
-
-
-@pytest.mark.parametrize(
-    ("name", "attempt", "useful"),
-    [
-        ("causal_weights", lambda q, k: k @ q.T, "The shape should be (2, 5), and is (5, 2)."),
-        ("causal_weights", lambda q, k: 7, "A tensor of shape (2, 5) was wanted, not a int."),
-        ("causal_weights", lambda q, k: q @ k, "raised RuntimeError"),
-        ("induction_score", lambda w, ids: 0.5, "and is 0.5."),
-        ("induction_score", lambda w, ids: w[ids, ids], "raised IndexError"),
-    ],
+test_right, test_stub, test_mistake, test_all_tried, test_wild = shared_tests(
+    lesson_12, RIGHT, WRONG, WILD
 )
-def test_a_wild_answer_gets_a_useful_difference(name, attempt, useful):
-    said = verdict(name, attempt)
-    assert said.startswith("✗ ") and useful in said

@@ -2,11 +2,12 @@
 
 import math
 
-import pytest
 import torch
 
 from llmviz import processors
 from llmviz.checks import lesson_13
+
+from .checks import shared_tests
 
 
 def smallest_k(logits, mass):
@@ -42,15 +43,6 @@ def search(function):
 RIGHT = {"smallest_k": smallest_k, "temperature_for": search(entropy)}
 
 
-def verdict(name, attempt):
-    return getattr(lesson_13, name).verdict(attempt)
-
-
-@pytest.mark.parametrize("name", RIGHT)
-def test_the_right_solution_is_praised(name):
-    assert verdict(name, RIGHT[name]).startswith("✓ Right")
-
-
 def bisected(logits, bits):
     low, high = 0.01, 100.0
     for _ in range(60):
@@ -63,20 +55,15 @@ def bisected(logits, bits):
     return middle
 
 
-@pytest.mark.parametrize(
-    ("name", "attempt"),
-    [
-        ("smallest_k", lambda x, mass: processors.top_p(x[None], mass).isfinite().sum()),
-        (
-            "smallest_k",
-            lambda x, mass: (x.softmax(-1).sort(descending=True)[0].cumsum(-1) < mass).sum() + 1,
-        ),
-        ("temperature_for", bisected),
-        ("temperature_for", lambda x, bits: torch.tensor(bisected(x, bits))),
-    ],
-)
-def test_other_right_solutions_are_right_too(name, attempt):
-    assert verdict(name, attempt).startswith("✓ Right")
+ALSO_RIGHT = [
+    ("smallest_k", lambda x, mass: processors.top_p(x[None], mass).isfinite().sum()),
+    (
+        "smallest_k",
+        lambda x, mass: (x.softmax(-1).sort(descending=True)[0].cumsum(-1) < mass).sum() + 1,
+    ),
+    ("temperature_for", bisected),
+    ("temperature_for", lambda x, bits: torch.tensor(bisected(x, bits))),
+]
 
 
 def nan_is_not_below(logits, temperature):
@@ -121,26 +108,17 @@ WRONG = [
     ("smallest_k", kept_mass, "how many tokens hold it"),
     ("temperature_for", search(lambda x, t: entropy(x, t, math.e)), "in nats"),
     ("temperature_for", lambda x, b: 1 / RIGHT["temperature_for"](x, b), "multiplied"),
-    ("temperature_for", ends_swapped, "ran into its"),
+    ("temperature_for", ends_swapped, "ran into its upper end"),
     ("temperature_for", search(nan_is_not_below), "lower end"),
     ("temperature_for", lambda x, b: search(entropy)(x, 1e9), "upper end"),
 ]
 
+WILD = [
+    ("smallest_k", lambda x, m: 77, "should be 3, and is 77"),
+    ("temperature_for", lambda x, b: -3.0, "and is -3.0"),
+    ("temperature_for", lambda x, b: 1 / 0, "raised ZeroDivisionError"),
+]
 
-@pytest.mark.parametrize(("name", "attempt", "message"), WRONG)
-def test_a_usual_mistake_is_named(name, attempt, message):
-    found = verdict(name, attempt)
-    assert found.startswith("✗") and message in found
-
-
-@pytest.mark.parametrize("name", RIGHT)
-def test_every_mistake_has_a_test(name):
-    tested = [verdict(n, attempt) for n, attempt, _ in WRONG if n == name]
-    for sentence in getattr(lesson_13, name).mistakes:
-        assert f"✗ {sentence}" in tested, sentence
-
-
-def test_a_wild_one_is_told_what_differs():
-    assert "should be 3, and is 77" in verdict("smallest_k", lambda x, m: 77)
-    assert "and is -3.0" in verdict("temperature_for", lambda x, b: -3.0)
-    assert "ZeroDivisionError" in verdict("temperature_for", lambda x, b: 1 / 0)
+test_right, test_stub, test_mistake, test_all_tried, test_wild = shared_tests(
+    lesson_13, RIGHT, WRONG, WILD, also_right=ALSO_RIGHT
+)

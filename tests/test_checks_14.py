@@ -2,10 +2,11 @@
 
 import math
 
-import pytest
 import torch
 
 from llmviz.checks import lesson_14
+
+from .checks import shared_tests
 
 
 def shared(prompt_ids, whole_ids):
@@ -54,15 +55,6 @@ RIGHT = {
     "calibrate": right_calibrate,
     "calibration_error": right_error,
 }
-
-
-def verdict(name, attempt):
-    return getattr(lesson_14, name).verdict(attempt)
-
-
-@pytest.mark.parametrize("name", RIGHT)
-def test_the_right_solution_is_praised(name):
-    assert verdict(name, RIGHT[name]).startswith("✓ Right")
 
 
 def test_an_answer_that_is_certain_has_log_probability_0():
@@ -155,7 +147,11 @@ WRONG = [
         lambda c, r, e: abs(c.mean() - r.float().mean()),
         "over all answers",
     ),
-    ("calibration_error", lambda c, r, e: sum(gaps(c, r, e)) / len(gaps(c, r, e)), "Each bin"),
+    (
+        "calibration_error",
+        lambda c, r, e: sum(gaps(c, r, e)) / len(gaps(c, r, e)),
+        "counts alike. Weigh",
+    ),
     ("calibration_error", lambda c, r, e: sum(gaps(c, r, e)) / (len(e) - 1), "the empty ones"),
     ("calibration_error", lambda c, r, e: torch.abs(c - r.float()).mean(), "answer by answer"),
     ("calibration_error", lambda c, r, e: right_error(c, r, e) * len(c), "not divided"),
@@ -163,33 +159,14 @@ WRONG = [
     ("calibration_error", nan_in_an_empty_bin, "NaN"),
 ]
 
+WILD = [
+    ("answer_log_prob", lambda z, p, w: 7.0, "and is 7.0."),
+    ("answer_log_prob", lambda z, p, w: z[w, p], "raised IndexError"),
+    ("calibrate", lambda x, free: x.T, "The shape should be (5, 2), and is (2, 5)."),
+    ("calibrate", lambda x, free: 0, "A tensor of shape (5, 2) was wanted, not a int."),
+    ("calibration_error", lambda c, r, e: 0.5, "and is 0.5."),
+]
 
-def sentence(name, part):
-    """The mistake's sentence that `part` belongs to: the first, where two begin alike."""
-    return next(s for s in getattr(lesson_14, name).mistakes if part in s)
-
-
-@pytest.mark.parametrize(("name", "attempt", "names_the_mistake"), WRONG)
-def test_a_usual_mistake_is_named(name, attempt, names_the_mistake):
-    assert verdict(name, attempt) == f"✗ {sentence(name, names_the_mistake)}"
-
-
-def test_every_mistake_has_its_test():
-    for name in RIGHT:
-        tested = {sentence(n, part) for n, _, part in WRONG if n == name}
-        assert tested == set(getattr(lesson_14, name).mistakes)
-
-
-@pytest.mark.parametrize(
-    ("name", "attempt", "useful"),
-    [
-        ("answer_log_prob", lambda z, p, w: 7.0, "and is 7.0."),
-        ("answer_log_prob", lambda z, p, w: z[w, p], "raised IndexError"),
-        ("calibrate", lambda x, free: x.T, "The shape should be (5, 2), and is (2, 5)."),
-        ("calibrate", lambda x, free: 0, "A tensor of shape (5, 2) was wanted, not a int."),
-        ("calibration_error", lambda c, r, e: 0.5, "and is 0.5."),
-    ],
+test_right, test_stub, test_mistake, test_all_tried, test_wild = shared_tests(
+    lesson_14, RIGHT, WRONG, WILD
 )
-def test_a_wild_answer_gets_a_useful_difference(name, attempt, useful):
-    said = verdict(name, attempt)
-    assert said.startswith("✗ ") and useful in said

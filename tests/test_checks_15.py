@@ -4,6 +4,8 @@ import pytest
 
 from llmviz.checks import lesson_15
 
+from .checks import shared_tests
+
 
 @pytest.fixture(scope="module")
 def tokenizer(default_model):
@@ -41,25 +43,6 @@ def trimmed(tokenizer, messages, most, *, first=1, width=2, prompt=True, spare=0
 
 
 RIGHT = {"pieces": right_pieces, "make_room": trimmed}
-
-
-def verdict(name, attempt, tokenizer):
-    return getattr(lesson_15, name).verdict(attempt, tokenizer)
-
-
-@pytest.mark.parametrize("name", RIGHT)
-def test_the_right_solution_is_praised(name, tokenizer):
-    assert verdict(name, RIGHT[name], tokenizer).startswith("✓ Right")
-
-
-def test_an_attempt_may_work_in_place_and_spoils_no_later_check(tokenizer):
-    def in_place(tokenizer, messages, most):
-        while len(messages) > 2 and size(tokenizer, messages) > most:
-            del messages[1:3]
-        return messages
-
-    for attempt in (in_place, trimmed):
-        assert verdict("make_room", attempt, tokenizer).startswith("✓")
 
 
 def test_pieces_join_to_the_text_and_never_hold_a_half(tokenizer):
@@ -121,30 +104,23 @@ WRONG = [
     ("make_room", to_the_last, "new question is gone"),
 ]
 
+WILD = [
+    ("pieces", lambda t, ids: ["?"], "it should be ['c', 'af', "),
+    ("pieces", lambda t, ids: t.decode(ids).x, "raised AttributeError"),
+    ("make_room", lambda t, messages, most: messages[-1:], "it should be [{'role': 'system'"),
+    ("make_room", lambda t, messages, most: len(messages), "and is 8."),
+]
 
-@pytest.mark.parametrize(("name", "attempt", "names_the_mistake"), WRONG)
-def test_a_usual_mistake_is_named(name, attempt, names_the_mistake, tokenizer):
-    exercise = getattr(lesson_15, name)
-    (expected,) = [s for s in exercise.mistakes if names_the_mistake in s]
-    assert verdict(name, attempt, tokenizer) == f"✗ {expected}"
-
-
-def test_every_mistake_has_its_test():
-    for name in RIGHT:
-        mistakes = getattr(lesson_15, name).mistakes
-        tested = {s for n, _, part in WRONG if n == name for s in mistakes if part in s}
-        assert tested == set(mistakes)
-
-
-@pytest.mark.parametrize(
-    ("name", "attempt", "useful"),
-    [
-        ("pieces", lambda t, ids: ["?"], "it should be ['c', 'af', "),
-        ("pieces", lambda t, ids: t.decode(ids).x, "raised AttributeError"),
-        ("make_room", lambda t, messages, most: messages[-1:], "it should be [{'role': 'system'"),
-        ("make_room", lambda t, messages, most: len(messages), "and is 8."),
-    ],
+test_right, test_stub, test_mistake, test_all_tried, test_wild = shared_tests(
+    lesson_15, RIGHT, WRONG, WILD, context=dict.fromkeys(RIGHT, ["tokenizer"])
 )
-def test_a_wild_answer_gets_a_useful_difference(name, attempt, useful, tokenizer):
-    said = verdict(name, attempt, tokenizer)
-    assert said.startswith("✗ ") and useful in said
+
+
+def test_an_attempt_may_work_in_place_and_spoils_no_later_check(tokenizer):
+    def in_place(tokenizer, messages, most):
+        while len(messages) > 2 and size(tokenizer, messages) > most:
+            del messages[1:3]
+        return messages
+
+    for attempt in (in_place, trimmed):
+        assert lesson_15.make_room.verdict(attempt, tokenizer).startswith("✓")

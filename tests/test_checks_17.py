@@ -6,7 +6,9 @@ import pytest
 
 import llmviz as lv
 from llmviz.checks import lesson_17
-from tests import tiny
+
+from . import tiny
+from .checks import shared_tests
 
 
 def right_cache_bytes(config, tokens, batch, itemsize):
@@ -33,15 +35,6 @@ RIGHT = {
     "largest_batch": right_largest_batch,
     "speed": right_speed,
 }
-
-
-def verdict(name, attempt):
-    return getattr(lesson_17, name).verdict(attempt)
-
-
-@pytest.mark.parametrize("name", RIGHT)
-def test_the_right_solution_is_praised(name):
-    assert verdict(name, RIGHT[name]).startswith("✓ Right")
 
 
 def test_the_cache_is_as_large_as_the_real_one():
@@ -103,31 +96,14 @@ WRONG = [
     ("speed", speed_of(kernels=lambda b: b), "started once"),
 ]
 
+WILD = [
+    ("cache_bytes", lambda config, *_: config.n_layer, "raised AttributeError"),
+    ("cache_bytes", lambda *_: 7, "and is 7."),
+    ("largest_batch", lambda *_: 5.5, "and is 5.5."),
+    ("speed", lambda *_: "bandwidth", "and is 'bandwidth'."),
+    ("speed", lambda *case: case[-1]["speed"], "raised KeyError"),
+]
 
-@pytest.mark.parametrize(("name", "attempt", "names_the_mistake"), WRONG)
-def test_a_usual_mistake_is_named(name, attempt, names_the_mistake):
-    exercise = getattr(lesson_17, name)
-    (expected,) = [s for s in exercise.mistakes if names_the_mistake in s]
-    assert verdict(name, attempt) == f"✗ {expected}"
-
-
-def test_every_mistake_has_its_test():
-    for name in RIGHT:
-        mistakes = getattr(lesson_17, name).mistakes
-        tested = {s for n, _, part in WRONG if n == name for s in mistakes if part in s}
-        assert tested == set(mistakes)
-
-
-@pytest.mark.parametrize(
-    ("name", "attempt", "useful"),
-    [
-        ("cache_bytes", lambda config, *_: config.n_layer, "raised AttributeError"),
-        ("cache_bytes", lambda *_: 7, "and is 7."),
-        ("largest_batch", lambda *_: 5.5, "and is 5.5."),
-        ("speed", lambda *_: "bandwidth", "and is 'bandwidth'."),
-        ("speed", lambda *case: case[-1]["speed"], "raised KeyError"),
-    ],
+test_right, test_stub, test_mistake, test_all_tried, test_wild = shared_tests(
+    lesson_17, RIGHT, WRONG, WILD
 )
-def test_a_wild_answer_gets_a_useful_difference(name, attempt, useful):
-    said = verdict(name, attempt)
-    assert said.startswith("✗") and useful in said
