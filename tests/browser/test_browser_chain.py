@@ -34,7 +34,7 @@ def test_mouse_and_typing(notebook):
 def test_errors_and_recovery(notebook):
     chain = notebook.explorer()
     chain.type("or type one", "two words")
-    chain.message.get_by_text("is 2 tokens, two ␣words").wait_for()
+    chain.message.get_by_text("is 2 tokens (two ␣words)").wait_for()
     chain.type("or type one", "␣cat")
     chain.wait_for("“␣cat”")
     chain.wait_for_silence()
