@@ -9,8 +9,7 @@ def shared_tests(lesson, right, wrong, wild, *, also_right=(), context=None):
     """Five test functions for the exercises of a lesson's module of checks.
 
     right: exercise → a right solution.
-    wrong: (exercise, attempt, part of the one sentence that names this mistake, pytest's marks
-        if any).
+    wrong: (exercise, attempt, part of the one sentence that names this mistake).
     wild: (exercise, attempt, part of what is said), for attempts that make no usual mistake.
     also_right: (exercise, attempt), for other ways to solve it.
     context: exercise → the names of the fixtures that its check is given behind the attempt.
@@ -41,7 +40,7 @@ def shared_tests(lesson, right, wrong, wild, *, also_right=(), context=None):
 
     @pytest.mark.parametrize(
         ("name", "attempt", "part"),
-        [pytest.param(n, a, part, id=f"{n}-{part}", marks=marks) for n, a, part, *marks in wrong],
+        [pytest.param(n, a, part, id=f"{n}-{part}") for n, a, part in wrong],
     )
     def test_mistake(name, attempt, part, request):
         sentence = sentence_with(name, part)
@@ -54,7 +53,7 @@ def shared_tests(lesson, right, wrong, wild, *, also_right=(), context=None):
         """No exercise and none of its mistakes is left out of the tests."""
         assert name in right
         assert name in [n for n, *_ in wild]
-        tried = {sentence_with(n, part) for n, _, part, *_ in wrong if n == name}
+        tried = {sentence_with(n, part) for n, _, part in wrong if n == name}
         assert tried == set(exercises[name].mistakes)
 
     @pytest.mark.parametrize(

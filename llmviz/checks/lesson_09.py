@@ -84,7 +84,9 @@ def _by_vocabulary(logits, p):
     return _cut(logits, probabilities.cumsum(-1) - probabilities >= p)
 
 
-_LIKELY = torch.tensor([[0.1, 0.4, 0.05, 0.25, 0.2], [0.02, 0.03, 0.05, 0.1, 0.8]]).log() + 3
+# The row with the likeliest token has not the highest logit: the two are different mistakes.
+_LIKELY = torch.tensor([[0.1, 0.4, 0.05, 0.25, 0.2], [0.02, 0.03, 0.05, 0.1, 0.8]]).log()
+_LIKELY = _LIKELY + torch.tensor([[5.0], [3.0]])
 
 top_p_filter = Exercise(
     right=_top_p,
