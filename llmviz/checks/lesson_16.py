@@ -159,5 +159,5 @@ wasted_share = Exercise(
             sum(len(b) * max(b) for b in _batches(n, size)) - sum(n)
         ),
     },
-    praise="Right. Now try `lengths` and `sorted(lengths)`, in batches of four.",
+    praise="Right. Now try the eight lengths, as they came and sorted.",
 )
