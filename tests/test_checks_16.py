@@ -6,6 +6,8 @@ import torch
 from llmviz.checks import lesson_16
 from llmviz.tokens import encode
 
+from .checks import shared_tests
+
 
 def right_left_pad(rows, pad_id):
     width = max(len(row) for row in rows)
@@ -37,20 +39,8 @@ RIGHT = {
 }
 
 
-def verdict(name, attempt):
-    return getattr(lesson_16, name).verdict(attempt)
-
-
-@pytest.mark.parametrize("name", RIGHT)
-def test_the_right_solution_is_praised(name):
-    assert verdict(name, RIGHT[name]).startswith("✓ Right")
-
-
-def test_lists_are_as_good_as_tensors():
-    def lists(rows, pad_id):
-        return [x.tolist() for x in right_left_pad(rows, pad_id)]
-
-    assert verdict("left_pad", lists).startswith("✓")
+def as_lists(rows, pad_id):
+    return [x.tolist() for x in right_left_pad(rows, pad_id)]
 
 
 def test_padding_agrees_with_the_package():
@@ -170,32 +160,15 @@ WRONG = [
     ("wasted_share", lost, "number of wasted"),
 ]
 
+WILD = [
+    ("left_pad", lambda rows, p: torch.tensor(rows), "raised ValueError"),
+    ("left_pad", lambda rows, p: 7, "and is 7."),
+    ("last_logits", lambda logits, m: logits, "should be (3, 6), and is (3, 5, 6)."),
+    ("last_logits", lambda logits, m: logits[m], "The shape should be (3, 6)"),
+    ("wasted_share", lambda n, size: 0.5, "and is 0.5."),
+    ("wasted_share", lambda n, size: n[len(n)], "raised IndexError"),
+]
 
-@pytest.mark.parametrize(("name", "attempt", "names_the_mistake"), WRONG)
-def test_a_usual_mistake_is_named(name, attempt, names_the_mistake):
-    exercise = getattr(lesson_16, name)
-    (expected,) = [s for s in exercise.mistakes if names_the_mistake in s]
-    assert verdict(name, attempt) == f"✗ {expected}"
-
-
-def test_every_mistake_has_its_test():
-    for name in RIGHT:
-        mistakes = getattr(lesson_16, name).mistakes
-        tested = {s for n, _, part in WRONG if n == name for s in mistakes if part in s}
-        assert tested == set(mistakes)
-
-
-@pytest.mark.parametrize(
-    ("name", "attempt", "useful"),
-    [
-        ("left_pad", lambda rows, p: torch.tensor(rows), "raised ValueError"),
-        ("left_pad", lambda rows, p: 7, "and is 7."),
-        ("last_logits", lambda logits, m: logits, "should be (3, 6), and is (3, 5, 6)."),
-        ("last_logits", lambda logits, m: logits[m], "The shape should be (3, 6)"),
-        ("wasted_share", lambda n, size: 0.5, "and is 0.5."),
-        ("wasted_share", lambda n, size: n[len(n)], "raised IndexError"),
-    ],
+test_right, test_stub, test_mistake, test_all_tried, test_wild = shared_tests(
+    lesson_16, RIGHT, WRONG, WILD, also_right=[("left_pad", as_lists)]
 )
-def test_a_wild_answer_gets_a_useful_difference(name, attempt, useful):
-    said = verdict(name, attempt)
-    assert said.startswith("✗ ") and useful in said
