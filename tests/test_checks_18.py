@@ -2,10 +2,11 @@
 
 import math
 
-import pytest
 import torch
 
 from llmviz.checks import lesson_18
+
+from .checks import shared_tests
 
 
 def right_once(p, n):
@@ -25,23 +26,8 @@ def right_frontier(points):
 RIGHT = {"at_least_once": right_once, "frontier": right_frontier}
 
 
-def verdict(name, attempt):
-    return getattr(lesson_18, name).verdict(attempt)
-
-
-@pytest.mark.parametrize("name", RIGHT)
-def test_right(name):
-    assert verdict(name, RIGHT[name]).startswith("✓ Right")
-
-
-@pytest.mark.parametrize("name", RIGHT)
-@pytest.mark.parametrize("nothing", [None, ...])
-def test_not_attempted(name, nothing):
-    assert verdict(name, lambda *_: nothing) == "… not attempted yet"
-
-
-def test_a_mean_as_a_tensor_is_right():
-    assert verdict("at_least_once", lambda p, n: (1 - (1 - p).pow(n)).mean()).startswith("✓")
+def mean_as_tensor(p, n):
+    return (1 - (1 - p).pow(n)).mean()
 
 
 def mean_first(p, n):
@@ -119,44 +105,30 @@ def backwards(points):
     return right_frontier(points)[::-1]
 
 
-@pytest.mark.parametrize(
-    ("name", "attempt", "says"),
-    [
-        ("at_least_once", mean_first, "The mean was taken first"),
-        ("at_least_once", added, "The chances of n draws were added up"),
-        ("at_least_once", added_and_cut, "The sum of n chances was cut off"),
-        ("at_least_once", all_right, "This is the chance that all n draws are right"),
-        ("at_least_once", not_all_right, "This is the chance that not all n draws are right"),
-        ("at_least_once", all_wrong, "This is the chance that all n draws are wrong"),
-        ("at_least_once", no_mean, "These are the chances of the single questions"),
-        ("frontier", alike_is_good, "A high self-BLEU was taken for good"),
-        ("frontier", unlikely_is_good, "A low log-probability was taken for good"),
-        ("frontier", winners, "Only the winners of a single measure"),
-        ("frontier", strictly_in_both, "A strategy stayed though another"),
-        ("frontier", worse_in_one, "Whoever is worse than another in one measure"),
-        ("frontier", beaten_by_itself, "Every strategy was thrown out"),
-        ("frontier", the_beaten, "These are the beaten ones"),
-        ("frontier", backwards, "The right names, but not sorted"),
-    ],
+WRONG = [
+    ("at_least_once", mean_first, "The mean was taken first"),
+    ("at_least_once", added, "The chances of n draws were added up"),
+    ("at_least_once", added_and_cut, "The sum of n chances was cut off"),
+    ("at_least_once", all_right, "This is the chance that all n draws are right"),
+    ("at_least_once", not_all_right, "This is the chance that not all n draws are right"),
+    ("at_least_once", all_wrong, "This is the chance that all n draws are wrong"),
+    ("at_least_once", no_mean, "These are the chances of the single questions"),
+    ("frontier", alike_is_good, "A high self-BLEU was taken for good"),
+    ("frontier", unlikely_is_good, "A low log-probability was taken for good"),
+    ("frontier", winners, "Only the winners of a single measure"),
+    ("frontier", strictly_in_both, "A strategy stayed though another"),
+    ("frontier", worse_in_one, "Whoever is worse than another in one measure"),
+    ("frontier", beaten_by_itself, "Every strategy was thrown out"),
+    ("frontier", the_beaten, "These are the beaten ones"),
+    ("frontier", backwards, "The right names, but not sorted"),
+]
+
+WILD = [
+    ("at_least_once", lambda p, n: 7.0, "should be"),
+    ("frontier", lambda points: ["greedy"], "should be ['good']"),
+    ("frontier", lambda points: points["greedy"], "raised KeyError"),
+]
+
+test_right, test_stub, test_mistake, test_all_tried, test_wild = shared_tests(
+    lesson_18, RIGHT, WRONG, WILD, also_right=[("at_least_once", mean_as_tensor)]
 )
-def test_mistake_is_named(name, attempt, says):
-    found = verdict(name, attempt)
-    assert found.startswith(f"✗ {says}")
-
-
-def test_every_mistake_is_tried_and_no_two_look_alike():
-    for name in RIGHT:
-        exercise = getattr(lesson_18, name)
-        for sentence, mistake in exercise.mistakes.items():
-            assert exercise.verdict(mistake) == f"✗ {sentence}"
-
-
-def test_wild():
-    assert "should be" in verdict("at_least_once", lambda p, n: 7.0)
-    assert "should be ['good']" in verdict("frontier", lambda points: ["greedy"])
-
-
-def test_an_error_is_reported():
-    assert verdict("frontier", lambda points: points["greedy"]).startswith(
-        "✗ Your code raised KeyError"
-    )
