@@ -396,6 +396,7 @@ def plot_ranks(ranks: dict[str, list[int]], *, ax=None) -> Axes:
     for i, (name, values) in enumerate(ranks.items()):
         style = {"color": SERIES[i % len(SERIES)], "marker": "osD^v"[i % 5], "markersize": 4}
         ax.plot(range(len(values)), list(values), label=_short(name, 30), linewidth=1.6, **style)
+    ax.locator_params(axis="x", integer=True)
     ax.set_yscale("log")
     ax.set_ylim(2 * max((max(values) for values in ranks.values()), default=1), 0.7)
     ax.yaxis.set_major_formatter("{x:,.0f}")
