@@ -75,7 +75,6 @@ def chat(
     """
     given = {k: v for k, v in locals().items() if k not in ("settings", "return_past_key_values")}
     check_count("num_beams", num_beams)
-    check_draws(do_sample, seed)
     if num_beams == 1:
         answers = stream_chat(**given, **settings, return_past_key_values=True)
         (last,) = deque(answers, maxlen=1)
@@ -85,6 +84,7 @@ def chat(
             f"past_key_values with num_beams={num_beams}: the cache of a beam search holds all "
             "its beams, and not the answer alone; pass num_beams=1"
         )
+    check_draws(do_sample, seed)
     turn = _Turn(**{k: given[k] for k in _OF_TURN}, **settings)
     run = beam_search(
         model,

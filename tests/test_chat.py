@@ -224,9 +224,10 @@ def test_arguments_are_checked_when_the_stream_is_made():
 @pytest.mark.parametrize(
     ("wrong", "named"), [({"seed": -1}, "seed=-1"), ({"do_sample": "no"}, "do_sample='no'")]
 )
-def test_how_it_draws_is_checked(wrong, named):
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_how_it_draws_is_checked(wrong, named, num_beams):
     with pytest.raises(ValueError, match=named):
-        lv.chat(says("x"), tokenizer(), "hi", **wrong)
+        lv.chat(says("x"), tokenizer(), "hi", num_beams=num_beams, **wrong)
 
 
 def test_print_stream_prints_piece_by_piece(capsys):

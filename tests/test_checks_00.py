@@ -1,8 +1,7 @@
 """Lesson 00's self-checks know the right answers, and name the usual wrong ones."""
 
 from llmviz.checks import lesson_00
-
-from .checks import shared_tests
+from tests.checks import shared_tests
 
 RIGHT = {
     "winner": lambda table: table.sort_values("probability").token.iloc[-1],

@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from llmviz.checks import lesson_01
-
-from . import tiny
-from .checks import shared_tests
+from tests import tiny
+from tests.checks import shared_tests
 
 
 @pytest.fixture(scope="module")

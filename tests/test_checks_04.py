@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from llmviz.checks import lesson_04
-
-from . import tiny
-from .checks import shared_tests
+from tests import tiny
+from tests.checks import shared_tests
 
 TEMPLATE = (
     "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}<eos>\n{% endfor %}"

@@ -5,8 +5,7 @@ from transformers import AutoTokenizer
 
 from llmviz.checks import lesson_05
 from llmviz.models import default_model_folder
-
-from .checks import shared_tests
+from tests.checks import shared_tests
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,7 @@
 import torch
 
 from llmviz.checks import lesson_06
-
-from .checks import shared_tests
+from tests.checks import shared_tests
 
 
 def right_step(totals, log_probs, num_beams):

@@ -5,8 +5,7 @@ from collections import Counter
 import torch
 
 from llmviz.checks import lesson_07
-
-from .checks import shared_tests
+from tests.checks import shared_tests
 
 
 def each(scores, ids, change):

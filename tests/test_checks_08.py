@@ -5,8 +5,7 @@ import itertools
 import torch
 
 from llmviz.checks import lesson_08
-
-from .checks import shared_tests
+from tests.checks import shared_tests
 
 
 def right_draw(probabilities, u):

@@ -6,8 +6,7 @@ import torch
 from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from llmviz.checks import lesson_09
-
-from .checks import shared_tests
+from tests.checks import shared_tests
 
 INF = math.inf
 

@@ -3,8 +3,7 @@
 import torch
 
 from llmviz.checks import lesson_10
-
-from .checks import shared_tests
+from tests.checks import shared_tests
 
 
 def right_judge(p, q):

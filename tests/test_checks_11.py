@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from llmviz.checks import lesson_11
-
-from . import tiny
-from .checks import shared_tests
+from tests import tiny
+from tests.checks import shared_tests
 
 
 class Words:

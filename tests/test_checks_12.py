@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from llmviz.checks import lesson_12
-
-from .checks import shared_tests
+from tests.checks import shared_tests
 
 
 def right_causal(q, k):

@@ -6,8 +6,7 @@ import torch
 
 from llmviz import processors
 from llmviz.checks import lesson_13
-
-from .checks import shared_tests
+from tests.checks import shared_tests
 
 
 def smallest_k(logits, mass):

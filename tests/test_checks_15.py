@@ -3,8 +3,7 @@
 import pytest
 
 from llmviz.checks import lesson_15
-
-from .checks import shared_tests
+from tests.checks import shared_tests
 
 
 @pytest.fixture(scope="module")

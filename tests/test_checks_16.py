@@ -5,8 +5,7 @@ import torch
 
 from llmviz.checks import lesson_16
 from llmviz.tokens import encode
-
-from .checks import shared_tests
+from tests.checks import shared_tests
 
 
 def right_left_pad(rows, pad_id):

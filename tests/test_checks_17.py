@@ -6,9 +6,8 @@ import pytest
 
 import llmviz as lv
 from llmviz.checks import lesson_17
-
-from . import tiny
-from .checks import shared_tests
+from tests import tiny
+from tests.checks import shared_tests
 
 
 def right_cache_bytes(config, tokens, batch, itemsize):

@@ -5,8 +5,7 @@ import math
 import torch
 
 from llmviz.checks import lesson_18
-
-from .checks import shared_tests
+from tests.checks import shared_tests
 
 
 def right_once(p, n):

@@ -242,6 +242,7 @@ def test_a_bad_prompt_is_refused_in_words_and_the_next_one_works(prompt, words):
         ({"max_new_tokens": 500}, "context of 128"),
         ({"do_sample": "yes"}, "do_sample='yes'"),
         ({"seed": -1}, "seed=-1"),
+        ({"seed": None}, "seed=None"),
         ({"top_p": 3.0}, "top_p=3.0"),
     ],
 )

@@ -89,6 +89,8 @@ class Stepper(Explorer):
         check_model(model)
         processors.check(vocab_size=model.config.get_text_config().vocab_size, **settings)
         check_draws(do_sample, seed)
+        if seed is None:
+            raise ValueError("seed=None: pass a number; a step taken again draws the same token")
         self.model, self.tokenizer, self._eos = model, tokenizer, eos_token_ids(model)
         self._max_new_tokens, self._do_sample, self._seed = max_new_tokens, do_sample, seed
         self._settings = settings
