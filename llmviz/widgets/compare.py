@@ -50,18 +50,13 @@ class Comparison(Explorer):
         self.prompt_box = text_box("prompt", prompt, "What all of them continue")
         rows = [*wanted.items(), *[("", "")] * (_MOST - len(wanted))]
         self.name_boxes = [
-            ipywidgets.Text(
-                value=name, description=f"name {n}", tooltip="A name; none leaves the line out",
-                style={"description_width": "150px"}, layout={"width": "300px"},
-            )
+            text_box(f"name {n}", name, "A name; none leaves the line out", width="300px")
             for n, (name, _) in enumerate(rows, start=1)
-        ]  # fmt: skip
+        ]
         self.settings_boxes = [
-            ipywidgets.Text(
-                value=settings, description=f"settings {n}",
-                tooltip="Arguments of lv.generate, such as do_sample=True, top_p=0.9, seed=0",
-                placeholder="do_sample=True, top_p=0.9, seed=0",
-                style={"description_width": "70px"}, layout={"width": "490px"},
+            text_box(
+                f"settings {n}", settings, "do_sample=True, top_p=0.9, seed=0",
+                label_width="70px", width="490px",
             )
             for n, (_, settings) in enumerate(rows, start=1)
         ]  # fmt: skip

@@ -107,13 +107,24 @@ def written(settings: dict) -> str:
     )
 
 
-def text_box(description: str, value: str, placeholder: str) -> ipywidgets.Text:
-    """A line of text that takes effect with Enter, or when it is left."""
+def text_box(
+    description: str,
+    value: str,
+    placeholder: str,
+    *,
+    label_width: str = "150px",
+    width: str = "800px",
+) -> ipywidgets.Text:
+    """A line of text that takes effect with Enter, or when it is left.
+
+    So it is whole before a button is clicked. While typing counts, ipywidgets holds the last
+    letters back until the kernel has answered the ones before, but no click.
+    """
     return ipywidgets.Text(
         value=value,
         description=description,
         placeholder=placeholder,  # ipywidgets shows no tooltip here
         continuous_update=False,
-        style={"description_width": "150px"},
-        layout={"width": "800px", "max_width": "98%"},
+        style={"description_width": label_width},
+        layout={"width": width, "max_width": "98%"},
     )

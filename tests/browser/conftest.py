@@ -14,3 +14,13 @@ def lab(tmp_path_factory):
     shutil.copytree(ROOT / "notebooks", folder)
     with serve(folder) as lab:
         yield lab
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """After a failure: what the reader would have seen, in words and as a screenshot."""
+    report = yield
+    lab = getattr(item, "funcargs", {}).get("lab")
+    if report.failed and (lab := getattr(item, "funcargs", {}).get("lab")):
+        report.sections += [("a notebook, as the test left it", seen) for seen in lab.look()]
+    return report

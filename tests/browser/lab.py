@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Error, Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 SCREENSHOTS = Path(__file__).parent / "screenshots"
@@ -39,7 +39,7 @@ class Lab:
 
     def __init__(self, url: str, folder: Path, context):
         self.url, self.folder, self._context = url, folder, context
-        self._made = 0
+        self._made, self._left = 0, []
 
     def write(self, *sources: str, name: str | None = None) -> str:
         """A scratch notebook with a code cell for each of `sources`; its name."""
@@ -78,10 +78,34 @@ class Lab:
             page.evaluate(f"() => {session}.shutdown()")
         try:
             yield Notebook(page)
+        except Exception:
+            self._left.append(_seen(page))
+            raise
         finally:
             if kernel:
                 page.evaluate(f"() => {session}.shutdown()")
             page.close()
+
+    def look(self) -> list[str]:
+        """What the notebooks show that are open, or that a failed test has just left."""
+        left, self._left = self._left, []
+        return left + [_seen(page) for page in self._context.pages if "/lab/tree/" in page.url]
+
+
+def _seen(page: Page) -> str:
+    """In words, for who reads the log of a failed test; and the path of a screenshot."""
+    try:
+        name = page.url.rpartition("/")[2].partition("?")[0]
+        fields = "all => all.map(field => field.value).join(' | ')"
+        return "\n".join(
+            [
+                str(Notebook(page).screenshot(f"left-{name}")),
+                page.locator(".jp-Notebook").first.inner_text(),
+                page.locator(".llmviz-explorer :is(input, textarea)").evaluate_all(fields),
+            ]
+        )
+    except Error as error:
+        return f"It could not be looked at: {error}"
 
 
 class Notebook:

@@ -32,6 +32,7 @@ def test_it_says_that_generate_gives_the_same(beams):
 
 def test_a_drag_lets_the_tree_shrink_and_grow(beams):
     beams.drag("step", -120)
+    beams.wait_for(f"step {beams.value('step')} of")
     beams.wait_for("the search goes on")
     width = beams.picture.locator("img").bounding_box()["width"]
     beams.screenshot("beams-step")

@@ -1,6 +1,7 @@
 """The processors in a row in a real browser."""
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.browser.lab import HOSTILE_SETUP, SETUP
 
@@ -27,7 +28,7 @@ def test_mouse_and_typing(notebook):
     chain.wait_for("“,” stays")
     chain.type("or type one", "␣umbrella")
     chain.wait_for("“␣umbrella” falls out at top_k=50")
-    assert "typed: ␣umbrella" in chain.value("token")
+    expect(chain.control("token").locator(".widget-readout")).to_contain_text("typed: ␣umbrella")
     chain.screenshot("chain-typed")
 
 
