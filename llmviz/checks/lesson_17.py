@@ -50,7 +50,7 @@ cache_bytes = Exercise(
             lambda config, tokens, batch, itemsize: _cache_bytes(config, tokens, batch, 1)
         ),
     },
-    praise="Right. The 7 billion weights of 2023 take 2.1 GB for one text of 4,096 tokens.",
+    praise="Right. Beside its weights that model keeps 2.1 GB for one text of 4,096 tokens.",
 )
 
 
