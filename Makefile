@@ -56,8 +56,7 @@ clean: ## remove the installed packages; the model stays in your cache
 model: $(STAMP)
 	@$(PY) -c "from llmviz.models import default_model_folder; default_model_folder()"
 
-# The last steps spare the first lesson a question, whether JupyterLab may fetch news, and a
-# warning, that matplotlib is looking for fonts.
+# The last step spares the first lesson a warning, that matplotlib is looking for fonts.
 ifneq ($(INSTALLED_FOR),$(CURDIR))
 .PHONY: $(STAMP)
 endif
@@ -68,8 +67,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@rm -f $(STAMP) $(STAMP)-test
 	$(INSTALL) -e .
 	@mkdir -p $(VENV)/share/jupyter/lab/settings
-	@echo '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false"}}' \
-		> $(VENV)/share/jupyter/lab/settings/overrides.json
+	@$(PY) -m llmviz.lab > $(VENV)/share/jupyter/lab/settings/overrides.json
 	@$(PY) -c "import matplotlib.font_manager"
 	@echo "$(CURDIR)" > $@
 

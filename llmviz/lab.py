@@ -1,6 +1,17 @@
-"""What `make lab` tells the Jupyter server. Knows nothing of ours."""
+"""What `make lab` tells the Jupyter server and JupyterLab. Knows nothing of ours."""
+
+import json
 
 from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
+
+# `python -m llmviz.lab` prints them, for `overrides.json`.
+SETTINGS = {
+    # The first lesson should not begin with a question, whether news may be fetched.
+    "@jupyterlab/apputils-extension:notification": {"fetchNews": "false"},
+    # ipykernel would answer an explorer's controls in two threads, and then a click can overtake
+    # the edit before it.
+    "@jupyterlab/apputils-extension:kernels-settings": {"commsOverSubshells": "disabled"},
+}
 
 
 class PromptConnection(ZMQChannelsWebsocketConnection):
@@ -14,3 +25,7 @@ class PromptConnection(ZMQChannelsWebsocketConnection):
     def connect(self):
         self.websocket_handler.set_nodelay(True)
         return super().connect()
+
+
+if __name__ == "__main__":
+    print(json.dumps(SETTINGS, indent=2))

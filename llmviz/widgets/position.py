@@ -6,6 +6,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from os.path import commonprefix
 
+import torch
 from torch import LongTensor, Tensor
 
 from .. import processors
@@ -65,7 +66,7 @@ class PositionExplorer(Explorer):
         )
         for box in (self.prompt_box, self.continuation_box):
             box.observe(self._on_text, "value")
-        self.settings.observe(self.reacts(self.restart))
+        self.settings.observe(self.reacts(self._on_settings))
         self.restart()
 
     def start(self, *controls, **below) -> None:
@@ -89,6 +90,15 @@ class PositionExplorer(Explorer):
 
     def process(self) -> Tensor:
         return processors.process(self.position.logits, **self.arguments)
+
+    def _on_settings(self) -> None:
+        # A second thread gains nothing on one row of scores, and takes its core from the browser.
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            self.restart()
+        finally:
+            torch.set_num_threads(threads)
 
     def _on_text(self, change) -> None:
         def steps(prompt: str, continuation: str) -> Generator:

@@ -16,6 +16,8 @@ from pathlib import Path
 import nbformat
 from playwright.sync_api import Error, Page, sync_playwright
 
+from llmviz.lab import SETTINGS
+
 ROOT = Path(__file__).resolve().parents[2]
 SCREENSHOTS = Path(__file__).parent / "screenshots"
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
@@ -263,9 +265,10 @@ _STOPWATCH = """view => {
 def serve(folder: Path):
     """A Lab over `folder`, with settings, workspaces and a browser profile of its own."""
     home = folder.parent / f"{folder.name}-home"
-    news = home / "settings" / "@jupyterlab" / "apputils-extension"
-    news.mkdir(parents=True)
-    (news / "notification.jupyterlab-settings").write_text(json.dumps({"fetchNews": "false"}))
+    for plugin, setting in SETTINGS.items():
+        file = home / "settings" / f"{plugin.replace(':', '/')}.jupyterlab-settings"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(setting))
     environment = _environment() | {
         "JUPYTER_CONFIG_DIR": str(home / "config"),
         "JUPYTER_DATA_DIR": str(home / "data"),
