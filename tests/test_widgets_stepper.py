@@ -134,6 +134,16 @@ def test_the_tree_keeps_all_branches_and_the_list_leads_to_them():
     assert found.view.value.count("▸") == 3  # the sentence, the next token, the place in the tree
 
 
+def test_steps_taken_in_code_are_shown_with_it():
+    found = stepper()
+    found.forward()
+    found._repr_mimebundle_()  # as a cell does that ends with it
+    assert "after 1 new token" in found.view.value and not found.back_button.disabled
+    shown = [button.description for button in found.candidate_buttons]
+    labels = found.trace.labels
+    assert shown[0] == labels[found.node.step.candidates[0].token_id]
+
+
 def test_play_goes_on_and_back_to_the_start():
     found = stepper(max_new_tokens=4)
     for value in (1, 2, 3, 4):

@@ -196,6 +196,7 @@ class Explorer(ipywidgets.VBox):
     def _repr_mimebundle_(self, **kwargs):
         """What ipywidgets shows live, and for a notebook without its kernel the present picture."""
         with self._lock:
+            self.redraw()  # code may have changed the state since
             bundle = super()._repr_mimebundle_(**kwargs) or {}
             return {**bundle, "text/html": self.still(), "text/plain": repr(self)}
 

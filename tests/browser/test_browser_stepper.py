@@ -141,7 +141,7 @@ def test_hostile_tokens_run_nothing(lab):
 
 def test_a_saved_notebook_keeps_picture_and_colours(lab):
     """Untrusted, without a kernel."""
-    walk = f"stepper = {STEPPER.format(DOG, 12)}\nstepper.forward()\nstepper.redraw()\nstepper"
+    walk = f"stepper = {STEPPER.format(DOG, 12)}\nstepper.forward()\nstepper"
     with lab.notebook(lab.executed(SETUP, walk), kernel=False) as notebook:
         bars = notebook.page.locator(".jp-OutputArea-output td div div")
         bars.first.wait_for()
