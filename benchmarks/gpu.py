@@ -29,6 +29,7 @@ from pathlib import Path
 import torch
 
 import llmviz as lv
+from llmviz.decoding.prefix import static_length
 
 PROMPT = "I enjoy walking with my cute dog"
 SEVEN_B = {
@@ -68,8 +69,7 @@ def generate_static(model, tokenizer, prompts, steps):
     # As long as lv.generate's cache: once torch has compiled a step for one length, it compiles the
     # next one for lengths of all kinds, which is slower.
     tokens = len(tokenizer(prompts[0]).input_ids) + steps
-    length = max(64, 1 << (tokens - 1).bit_length())
-    settings = {"cache_implementation": "static", "max_cache_len": length}
+    settings = {"cache_implementation": "static", "max_cache_len": static_length(tokens)}
     return generate(model, tokenizer, prompts, steps, **settings)
 
 

@@ -155,11 +155,16 @@ def check_cache(cache_implementation: str | None) -> None:
         )
 
 
+def static_length(tokens: int) -> int:
+    """The length of a static cache for so many tokens: runs of like length share a compilation."""
+    return max(64, 1 << (tokens - 1).bit_length())
+
+
 def _static_cache(model, cache_name: str, tokens: int):
-    """An empty cache for so many tokens, or some more: runs of like length share a compilation."""
+    """An empty cache for so many tokens, or some more."""
     from transformers import StaticCache
 
-    length = max(64, 1 << (tokens - 1).bit_length())
+    length = static_length(tokens)
     takes_one = cache_name in inspect.signature(model.forward).parameters
     try:
         cache = StaticCache(config=model.config, max_cache_len=length) if takes_one else None
