@@ -50,7 +50,7 @@ class Comparison(Explorer):
         self.prompt_box = text_box("prompt", prompt, "What all of them continue")
         rows = [*wanted.items(), *[("", "")] * (_MOST - len(wanted))]
         self.name_boxes = [
-            text_box(f"name {n}", name, "A name; none leaves the line out", width="300px")
+            text_box(f"name {n}", name, "empty: left out", width="300px")
             for n, (name, _) in enumerate(rows, start=1)
         ]
         self.settings_boxes = [
