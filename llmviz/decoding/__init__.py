@@ -12,8 +12,8 @@ from dataclasses import replace
 import torch
 from torch import LongTensor
 
-from .. import processors
-from ..models import check_count, check_length, check_model
+from .. import arguments, processors
+from ..models import check_length, check_model, vocab_size
 from ..tokens import encode, token_labels
 from ..trace import Recorder, Trace
 from .assisted import assisted_search
@@ -73,6 +73,7 @@ def generate(
     num_return_sequences: int = 1,
     cache_implementation: str | None = None,
     top_logprobs: int = 20,
+    add_special_tokens: bool = True,
 ) -> Trace:
     """Continue `prompt`, and record every step.
 
@@ -92,6 +93,8 @@ def generate(
         size takes a minute longer. For greedy search and sampling; the tokens are the same, up to
         the rounding of kernels that compute in another order.
     top_logprobs: how many of the likeliest tokens to record at each step.
+    add_special_tokens: whether the tokenizer may put a bos token in front; False for a prompt that
+        a chat template wrote, which begins with its own.
 
     Which strategy runs depends on the arguments, one at most of the following:
     num_beams: above 1, `beam_search`, to which `length_penalty`, `early_stopping`,
@@ -113,10 +116,16 @@ def generate(
     check_model(model)
     settings = {name: given[name] for name in processors.DEFAULTS}
     processors.check(vocab_size=model.config.get_text_config().vocab_size, **settings)
-    check_count("top_logprobs", top_logprobs)
+    arguments.whole("top_logprobs", top_logprobs)
     strategy = _strategy(**given)
     stop = _stop(stop_strings, tokenizer)
-    input_ids, attention_mask = encode(tokenizer, prompt, pad_token_id=pad_token_id(model))
+    input_ids, attention_mask = encode(
+        tokenizer,
+        prompt,
+        pad_token_id=pad_token_id(model),
+        add_special_tokens=add_special_tokens,
+        vocab_size=vocab_size(model),
+    )
     check_length(model, attention_mask.sum(-1).max().item(), max_new_tokens)
     if strategy is assisted_search and len(input_ids) > 1:
         raise ValueError(f"prompt is {len(input_ids)} texts: assisted decoding takes one at a time")
@@ -155,7 +164,7 @@ _ARGUMENTS_OF = {
 def _strategy(*, do_sample: bool, seed: int | None, num_return_sequences: int, **given) -> Callable:
     """The strategy that the arguments of `generate` ask for; a ValueError where they clash."""
     check_draws(do_sample, seed)
-    check_count("num_return_sequences", num_return_sequences)
+    arguments.whole("num_return_sequences", num_return_sequences)
     check_beams(
         **{name: given[name] for name in (*_BEAM_ARGUMENTS, "max_new_tokens")},
         do_sample=do_sample,

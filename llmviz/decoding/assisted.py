@@ -12,7 +12,8 @@ import torch
 from torch import LongTensor, Tensor
 from torch.nn.functional import one_hot
 
-from ..models import check_count, check_length, check_model
+from .. import arguments
+from ..models import check_length, check_model
 from ..trace import Draft, Trace
 from .prefix import Prefix
 from .search import Generation, draw, seeded
@@ -191,9 +192,9 @@ def _check(model, input_ids, assistant_model, prompt_lookup_num_tokens, num_assi
             f"input_ids has {len(input_ids)} rows: assisted decoding takes one prompt at a time, "
             "since of each row another number of tokens would be accepted"
         )
-    check_count("num_assistant_tokens", num_assistant_tokens)
+    arguments.whole("num_assistant_tokens", num_assistant_tokens)
     if assistant_model is None:
-        check_count("prompt_lookup_num_tokens", prompt_lookup_num_tokens)
+        arguments.whole("prompt_lookup_num_tokens", prompt_lookup_num_tokens)
     else:
         check_model(assistant_model)
         sizes = [m.config.get_text_config().vocab_size for m in (model, assistant_model)]

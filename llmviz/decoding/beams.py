@@ -18,8 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import BoolTensor, LongTensor, Tensor
 
-from .. import processors
-from ..models import check_count
+from .. import arguments, processors
 from ..trace import BeamCandidate, BeamStep, Recorder, Trace
 from .prefix import Prefix, eos_token_ids
 from .search import seeded
@@ -331,10 +330,10 @@ def check_beams(
     max_new_tokens: int,
 ) -> None:
     """Raise a ValueError for the first argument of `beam_search` that is out of bounds."""
-    check_count("max_new_tokens", max_new_tokens)
-    check_count("num_beams", num_beams)
-    check_count("num_return_sequences", num_return_sequences)
-    check_count("num_beam_groups", num_beam_groups)
+    arguments.whole("max_new_tokens", max_new_tokens)
+    arguments.whole("num_beams", num_beams)
+    arguments.whole("num_return_sequences", num_return_sequences)
+    arguments.whole("num_beam_groups", num_beam_groups)
     if num_return_sequences > num_beams:
         raise ValueError(
             f"num_return_sequences={num_return_sequences} with num_beams={num_beams}: a beam "

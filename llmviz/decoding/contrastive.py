@@ -9,7 +9,8 @@ import torch
 from torch import LongTensor, Tensor
 from torch.nn.functional import normalize
 
-from ..models import check_count, check_length
+from .. import arguments
+from ..models import check_length
 from ..trace import Trace
 from .search import Generation
 
@@ -43,7 +44,7 @@ def contrastive_search(
     number = isinstance(penalty_alpha, (int, float)) and not isinstance(penalty_alpha, bool)
     if not number or not 0 <= penalty_alpha <= 1:
         raise ValueError(f"penalty_alpha={penalty_alpha!r}: it must be a number from 0 to 1")
-    check_count("top_k", top_k)
+    arguments.whole("top_k", top_k)
     run = Generation(model, input_ids, attention_mask, max_new_tokens, top_logprobs, stop, settings)
     check_length(model, int(run.prompt_mask.sum(-1).max()), max_new_tokens, reads_last=True)
     text = run.prefix

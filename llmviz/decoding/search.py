@@ -8,8 +8,7 @@ import torch
 from torch import LongTensor, Tensor
 from torch.nn import functional
 
-from .. import processors
-from ..models import check_count
+from .. import arguments, processors
 from ..trace import Recorder, Trace
 from .prefix import Prefix, StaticPrefix, check_cache, eos_token_ids, pad_token_id
 
@@ -86,15 +85,13 @@ def sample(
 
 def check_draws(do_sample: bool, seed: int | None) -> None:
     """Raise ValueError for what says nothing about whether and how to draw."""
-    if not isinstance(do_sample, bool):
-        raise ValueError(f"do_sample={do_sample!r}: it must be True or False")
-    whole = isinstance(seed, int) and not isinstance(seed, bool)
-    if seed is not None and not (whole and 0 <= seed < 2**64):
-        raise ValueError(f"seed={seed!r}: it must be a whole number from 0 to 2**64 − 1, or None")
+    arguments.flag("do_sample", do_sample)
+    if seed is not None:
+        arguments.whole("seed", seed, low=0, high=2**64 - 1)
 
 
 def seeded(seed: int | None) -> torch.Generator | None:
-    return None if seed is None else torch.Generator().manual_seed(seed)
+    return None if seed is None else torch.Generator().manual_seed(int(seed))
 
 
 def draw(probabilities: Tensor, generator: torch.Generator | None) -> LongTensor:
@@ -123,7 +120,7 @@ class Generation:
     ):
         processors.check(vocab_size=model.config.get_text_config().vocab_size, **settings)
         self.settings = settings | {"do_sample": do_sample}
-        check_count("max_new_tokens", max_new_tokens)
+        arguments.whole("max_new_tokens", max_new_tokens)
         check_cache(cache_implementation)
         if cache_implementation is None:
             self.prefix = Prefix(model, input_ids, attention_mask)
