@@ -30,13 +30,50 @@ def _alone(tokenizer, ids, *, held_back=False):
     return [piece.rstrip("\ufffd") for piece in pieces] if held_back else pieces
 
 
+def _whole_tokens(tokenizer, ids):
+    """As ChatGLM's streaming does it: a token that ends in half a character shows nothing yet."""
+    found, shown = [], ""
+    for text in _texts(tokenizer, ids, held_back=False):
+        ready = not text.endswith("\ufffd")
+        found.append(text[len(shown) :] if ready else "")
+        shown = text if ready else shown
+    return found
+
+
+def _written_halves(tokenizer, ids):
+    """A � that somebody wrote is whole at once: what is no half by its bytes is shown."""
+    whole, found, shown = _texts(tokenizer, ids, held_back=False), [], 0
+    for n, text in enumerate(whole):
+        half = len(text) - len(text.rstrip("\ufffd"))
+        alone = tokenizer.decode(ids[n]) == "\ufffd" and _real(tokenizer, ids[n])
+        text = text if alone else text[: len(text) - half]
+        found.append(text[shown:])
+        shown = max(shown, len(text))
+    return found
+
+
+def _real(tokenizer, token_id) -> bool:
+    return tokenizer("\ufffd", add_special_tokens=False)["input_ids"] == [token_id]
+
+
+_PIECES = ["café", " 🐈", "猫", ", ", " ❤️", " dogs", "\ufffd", " \ufffd ", "!", "\n"]
+
+
+def _any_ids(dice, tokenizer):
+    text = "".join([*dice.choices(_PIECES, k=dice.randint(2, 7)), "."])
+    return tokenizer, tokenizer(text)["input_ids"]
+
+
 pieces = Exercise(
     right=_pieces,
-    # A cat of three tokens, the first of which holds a space too; and an end token.
+    also=(_whole_tokens, _written_halves),
+    # A cat of three tokens, the first of which holds a space too; an end token; a real �.
     cases=lambda tokenizer: [
         (tokenizer, tokenizer("café 🐈, 猫!<|im_end|>")["input_ids"]),
         (tokenizer, tokenizer("I ❤️ you")["input_ids"]),
+        (tokenizer, tokenizer("a \ufffd b\ufffdc 🐈.")["input_ids"]),
     ],
+    drawn=_any_ids,
     mistakes={
         "Each token was decoded alone, so the cat is three �. Decode all tokens so far.": _alone,
         "Each token was decoded alone, and its � thrown away: the cat never appears. Decode all "
@@ -61,8 +98,8 @@ def _tokens(tokenizer, messages, prompt=True) -> int:
     return len(inputs["input_ids"])
 
 
-def _make_room(tokenizer, messages, most, *, start=1, pair=2, prompt=True):
-    while len(messages) > 2 and _tokens(tokenizer, messages, prompt) > most:
+def _make_room(tokenizer, messages, most, *, start=1, pair=2, prompt=True, least=2):
+    while len(messages) > least and _tokens(tokenizer, messages, prompt) > most:
         messages = messages[:start] + messages[start + pair :]
     return messages
 
@@ -91,9 +128,17 @@ def _rooms(tokenizer) -> list[tuple]:
     ]
 
 
+def _any_room(dice, tokenizer):
+    contents = ["Of what?", "Madrid.", "The capital of Italy is Rome.", "And then?", "Yes, 猫."]
+    said = dice.choices(contents, k=dice.choice([1, 3, 5, 7]))
+    messages = _conversation(*said, system=dice.choice(["Answer.", "Answer briefly, please."]))
+    return tokenizer, messages, dice.randint(10, _tokens(tokenizer, messages) + 5)
+
+
 make_room = Exercise(
     right=_make_room,
     cases=_rooms,
+    drawn=_any_room,
     mistakes={
         "The generation prompt was not counted. It is read too.": lambda *case: _make_room(
             *case, prompt=False
@@ -110,9 +155,7 @@ make_room = Exercise(
         "The newest turns went. The oldest are the ones to forget.": _newest_dropped,
         "Nothing was dropped, though there is no room.": lambda tokenizer, messages, most: messages,
         "The new question is gone, too. Stop while it stands there.": (
-            lambda tokenizer, messages, most: (
-                messages[:1] if most < 20 else _make_room(tokenizer, messages, most)
-            )
+            lambda *case: _make_room(*case, least=1)
         ),
     },
     praise="Right: what is forgotten is the oldest, and never half a turn.",
