@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 
 import torch
@@ -25,6 +26,16 @@ class Raised:
     error: Exception
 
 
+class Ways:
+    """A mistake that is made in several ways, all named by the same sentence."""
+
+    def __init__(self, *ways: Callable):
+        self.ways = ways
+
+    def __call__(self, *case):
+        return self.ways[0](*case)
+
+
 @dataclass
 class Exercise:
     """Compares an attempt with the right function, and knows the usual wrong ones.
@@ -34,9 +45,9 @@ class Exercise:
         notebook passes to the check after the attempt (a model, a tokenizer).
     drawn: makes one more case from a `random.Random` and what `cases` is given. It is called anew
         at each check, a few times.
-    mistakes: functions that make a usual mistake, each under the sentence that names it; several
-        where it is made in several ways.
-    also: further right solutions, where the card leaves a choice.
+    mistakes: functions that make a usual mistake, each under the sentence that names it.
+    fits: where the card leaves a choice: whether another answer than that of `right` is right too,
+        from the answer and the case.
     not_with: operations of torch that the card forbids, each with the sentence that says so.
     praise: what to say of a right solution.
 
@@ -46,8 +57,8 @@ class Exercise:
     right: Callable
     cases: Iterable[tuple] | Callable[..., Iterable[tuple]]
     drawn: Callable[..., tuple] | None = None
-    mistakes: dict[str, Callable | tuple[Callable, ...]] = field(default_factory=dict)
-    also: tuple[Callable, ...] = ()
+    mistakes: dict[str, Callable] = field(default_factory=dict)
+    fits: Callable[..., bool] | None = None
     not_with: dict[str, str] = field(default_factory=dict)
     praise: str = "Right."
 
@@ -65,22 +76,26 @@ class Exercise:
         if is_stub(attempt):
             return "… not attempted yet"
         cases = self._all_cases(context)
-        rights = [self.right, *self.also]
         for number, case in enumerate(cases):
             found = _outcome(attempt, case, context)
-            fits = [right for right in rights if _alike(found, _outcome(right, case, context))]
-            if not fits:
+            if not self._is_right(found, case, context):
                 sentence = self._failure(found, attempt, case, context, first=not number)
                 if not isinstance(found, Raised) and found is not None and found is not ...:
                     order = [*cases[number:], *cases[:number]]
                     sentence = self._mistake(attempt, order, context) or sentence
                 return f"✗ {sentence}"
-            rights = fits
         if self.not_with:
             calls = calls_of(_outcome, (attempt, cases[0], context))
             for sentence in [s for name, s in self.not_with.items() if name in calls]:
                 return f"✗ {sentence}"
         return f"✓ {self.praise}"
+
+    def _is_right(self, found, case: tuple, context: tuple) -> bool:
+        if isinstance(found, Raised):
+            return False
+        if self.fits and _outcome(partial(self.fits, found), case, context) is True:
+            return True
+        return _alike(found, _outcome(self.right, case, context))
 
     def _mistake(self, attempt: Callable, cases: list[tuple], context: tuple) -> str | None:
         """The sentence of the first mistake that gives what the attempt gives, in every case.
@@ -91,7 +106,7 @@ class Exercise:
         left = [
             (sentence, mistake)
             for sentence, mistakes in self.mistakes.items()
-            for mistake in (mistakes if isinstance(mistakes, tuple) else [mistakes])
+            for mistake in getattr(mistakes, "ways", [mistakes])
         ]
         with redirect_stdout(io.StringIO()):  # what it prints has been seen in the first run
             for case in cases:

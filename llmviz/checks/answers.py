@@ -195,16 +195,32 @@ def _line_in(attempt: Callable, error: Exception) -> str:
 
 
 def case_as_written(case: Sequence, attempt: Callable) -> str:
-    """The input as `name=value, …`, without models and tokenizers; "" where it fills a line."""
+    """The input as `name=value, …`, without models and tokenizers; "" where it fills a line.
+
+    What is long by itself is named by its kind and length.
+    """
     try:
         names = [*inspect.signature(attempt).bind(*case).arguments]
     except (TypeError, ValueError):  # the attempt takes other arguments, or shows none
         return ""
     if len(names) != len(case):  # *args hold several
         return ""
-    shown = {n: written(x) for n, x in zip(names, case, strict=True) if isinstance(x, _WRITABLE)}
-    text = ", ".join(f"{name}={value}" for name, value in shown.items())
-    return text if len(text) <= _LINE else ""
+    shown = {n: x for n, x in zip(names, case, strict=True) if isinstance(x, _WRITABLE)}
+    for write in (written, _in_short):
+        text = ", ".join(f"{name}={write(value)}" for name, value in shown.items())
+        if len(text) <= _LINE:
+            return text
+    return ""
+
+
+def _in_short(value) -> str:
+    text = written(value)
+    if len(text) <= _LINE // 3:
+        return text
+    if isinstance(value, torch.Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    size = f" of {len(value)}" if hasattr(value, "__len__") else ""
+    return f"a {type(value).__name__}{size}"
 
 
 def written(value, digits: int = 6) -> str:

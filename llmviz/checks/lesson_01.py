@@ -73,7 +73,7 @@ def _state_dicts(model):
         "shared": embedding,
         "encoder": embedding.detach(),
         **body,
-        "out": body["layers.1.weight"],
+        "out": body["layers.1.weight"].detach(),
     }
     return [(tied,), (untied,), (copied,), (elsewhere,), (_small(model.state_dict()),)]
 

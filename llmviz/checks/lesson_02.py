@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from . import Exercise, normal
+from . import Exercise, Ways, normal
 
 
 def _ids(tokenizer, text):
@@ -36,16 +36,30 @@ def _any_text(dice, tokenizer):
     return tokenizer, text, dice.randint(1, 14)
 
 
+def _one_by_one(tokenizer, text, max_tokens):
+    return "".join(tokenizer.decode(i) for i in _ids(tokenizer, text)[:max_tokens])
+
+
+def _whole_tokens_only(found, tokenizer, text, max_tokens) -> bool:
+    """A token that ends in half a character may hold a space too, which may go with the half."""
+    ids = _ids(tokenizer, text)[:max_tokens]
+    while ids and tokenizer.decode(ids).endswith("\ufffd"):
+        ids.pop()
+    return found == tokenizer.decode(ids)
+
+
 cut = Exercise(
     right=_cut,
+    fits=_whole_tokens_only,
     cases=_texts,
     drawn=_any_text,
     mistakes={
         "Characters were counted, not tokens: the ids are what is to be cut.": (
             lambda tokenizer, text, n: text[:n]
         ),
-        "Words were counted, not tokens: a rare word takes several.": (
-            lambda tokenizer, text, n: " ".join(text.split()[:n])
+        "Words were counted, not tokens: a rare word takes several.": Ways(
+            lambda tokenizer, text, n: " ".join(text.split()[:n]),
+            lambda tokenizer, text, n: " ".join(text.split(" ")[:n]),
         ),
         "These are the last tokens. The text is to keep its beginning.": (
             lambda tokenizer, text, n: tokenizer.decode(_ids(tokenizer, text)[-n:])
@@ -63,9 +77,10 @@ cut = Exercise(
             lambda tokenizer, text, n: tokenizer.decode(_ids(tokenizer, text)[:n])
         ),
         "The tokens were decoded one by one, so that whole characters were lost with the half "
-        "ones.": lambda tokenizer, text, n: "".join(
-            tokenizer.decode(i) for i in _ids(tokenizer, text)[:n]
-        ).replace("\ufffd", ""),
+        "ones.": Ways(
+            lambda *case: _one_by_one(*case).replace("\ufffd", ""),
+            lambda *case: _one_by_one(*case).strip("\ufffd"),
+        ),
     },
     praise="Right: it fits, and it is whole.",
 )
@@ -105,7 +120,7 @@ likeliest = Exercise(
         "The tokens are right, but the highest score should come first.": (
             lambda tokenizer, logits, k: _likeliest(tokenizer, logits, k)[::-1]
         ),
-        "The tokens were decoded into one string. A list is wanted, with a text for each.": (
+        "The tokens were decoded into one string. A list is wanted, with a text for each.": Ways(
             lambda tokenizer, logits, k: tokenizer.decode(logits.topk(k).indices),
             lambda tokenizer, logits, k: [tokenizer.decode(logits.topk(k).indices)],
         ),
@@ -152,7 +167,10 @@ gpt2_input = Exercise(
             lambda ids, wte, wpe: wte[ids] + wpe[ids]
         ),
         "The positions were counted along the batch, so all tokens of a text got the same row of "
-        "wpe. They run along the tokens.": lambda ids, wte, wpe: wte[ids] + wpe[: len(ids), None],
+        "wpe. They run along the tokens.": Ways(
+            lambda ids, wte, wpe: wte[ids] + wpe[: len(ids), None],
+            lambda ids, wte, wpe: wte[ids] + wpe[: len(ids)],
+        ),
         "These are the last rows of wpe. A text begins at position 0, however long it is.": (
             lambda ids, wte, wpe: wte[ids] + wpe[-ids.shape[1] :]
         ),

@@ -2,7 +2,8 @@
 
 import torch
 
-from . import Exercise, mass_between, normal
+from . import Exercise, Ways, mass_between, normal
+from .answers import same
 
 
 def _shifted(logits, input_ids, rows, targets):
@@ -34,27 +35,26 @@ softmax = Exercise(
         dice.choice([3, 300]) * normal(dice.randint(1, 4), 5, seed=dice.getrandbits(32)),
     ),
     mistakes={
-        "The columns add up to 1, but the rows should: the vocabulary is the last dimension.": (
+        "The columns add up to 1, but the rows should: the vocabulary is the last dimension.": Ways(
             lambda logits: _softmax(logits, 0),
             lambda logits: _shares(logits.exp(), 0),
         ),
         "All rows together add up to 1: each row is a distribution of its own, so keep the sum "
-        "of each (dim=-1, keepdim=True).": (
+        "of each (dim=-1, keepdim=True).": Ways(
             lambda logits: logits.exp() / logits.exp().sum(),
             lambda logits: (logits - logits.max()).exp() / (logits - logits.max()).exp().sum(),
         ),
         "The logits were divided by their sum: raise e to them first.": _shares,
-        "These are powers that do not add up to 1: divide by their sum.": (
+        "These are powers that do not add up to 1: divide by their sum.": Ways(
             lambda logits: logits.exp(),
             lambda logits: (logits - logits.amax(-1, keepdim=True)).exp(),
         ),
         "Right for small logits, but e^1000 is infinite, and infinity over infinity is nan: take "
-        "the row's highest logit away first.": lambda logits: _shares(logits.exp()),
-        "Each row has a highest logit of its own: with that of the whole batch taken away, the "
-        "powers of another row may all be 0.": lambda logits: _shares(
-            (logits - logits.max()).exp()
+        "the row's highest logit away first.": Ways(
+            lambda logits: _shares(logits.exp()),
+            lambda logits: _shares((logits - logits.max()).exp()),
         ),
-        "These are log-probabilities: probabilities were asked for.": (
+        "These are log-probabilities: probabilities were asked for.": Ways(
             lambda logits: logits.log_softmax(-1),
             lambda logits: _softmax(logits).log(),
         ),
@@ -71,16 +71,16 @@ def _text_case():
 
 
 def _any_text(dice):
-    tokens = dice.randint(2, 7)
-    logits = 3 * normal(1, tokens, 5, seed=dice.getrandbits(32))
-    return logits, torch.tensor([dice.choices(range(5), k=tokens)])
+    logits = 3 * normal(1, 5, 7, seed=dice.getrandbits(32))
+    return logits, torch.tensor([dice.choices(range(7), k=5)])
 
 
 text_log_prob = Exercise(
     right=lambda logits, ids: _shifted(logits, ids, *_NEXT).sum(),
     cases=_text_case,
     drawn=_any_text,
-    also=(lambda logits, ids: _shifted(logits, ids, *_NEXT).sum()[None],),
+    # One number in a tensor of shape (1,) is what the card asks for as well.
+    fits=lambda found, logits, ids: same(found, _shifted(logits, ids, *_NEXT).sum()[None]),
     mistakes={
         "Row i was read at token i: the logits at position i predict the token at i + 1.": (
             lambda logits, ids: _shifted(logits, ids, slice(None), slice(None)).sum()
@@ -127,11 +127,6 @@ tokens_for_mass = Exercise(
     mistakes={
         "One too few: the token that crosses the mass belongs to it.": (
             lambda logits, mass: _count(logits, mass, extra=0)
-        ),
-        "One too many: where the sum is the mass itself, that is enough. Mind < and ≤.": (
-            lambda logits, mass: (
-                int((logits.softmax(-1).sort(descending=True).values.cumsum(-1) <= mass).sum()) + 1
-            )
         ),
         "The least likely tokens were counted first: sort from the likeliest down.": (
             lambda logits, mass: _count(logits, mass, descending=False)

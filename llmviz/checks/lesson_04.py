@@ -141,9 +141,13 @@ def _without_eos(model, input_ids, max_new_tokens, eos_token_ids):
 
 
 def _until_cases(model, tokenizer):
-    question = [{"role": "user", "content": "What is the capital of France?"}]
+    # A chat whose answer is said already, so that the model has but to end it.
+    said = [
+        {"role": "user", "content": "What is the capital of France?"},
+        {"role": "assistant", "content": "The capital of France is Paris."},
+    ]
     chat = tokenizer.apply_chat_template(
-        question, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        said, continue_final_message=True, return_tensors="pt", return_dict=True
     ).input_ids.to(model.device)
     eos = [tokenizer.eos_token_id]
     toy = Toy()
@@ -153,7 +157,7 @@ def _until_cases(model, tokenizer):
         (toy, _ids(3, 1, 4), 3, [0]),
         (toy, _ids(2, 7, 1, 8), 8, [7]),
         (toy, _ids(2, 1, 8, 7), 8, [7]),  # as a chat ends after each turn
-        (model, chat, 10, eos),
+        (model, chat, 3, eos),
     ]
 
 

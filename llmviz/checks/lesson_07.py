@@ -27,7 +27,7 @@ _SCORES = torch.tensor([2.0, -1.0, 0.0, 3.0, -2.5, 1.0])
 
 
 def _any_text(dice):
-    return 2 * normal(8, seed=dice.getrandbits(32)), dice.choices(range(8), k=dice.randint(1, 9))
+    return 2 * normal(6, seed=dice.getrandbits(32)), dice.choices(range(6), k=dice.randint(1, 9))
 
 
 repetition_penalty = Exercise(

@@ -2,7 +2,7 @@
 
 import torch
 
-from . import Exercise, normal
+from . import Exercise, Ways, normal
 
 
 def _index(probabilities, u, shift=0):
@@ -38,8 +38,9 @@ draw = Exercise(
             lambda probabilities, u: int(probabilities.argmax())
         ),
         "One too low: the piece before u's was named. Count the pieces that lie wholly to the "
-        "left of u; the first piece has index 0.": (
-            lambda probabilities, u: _index(probabilities, u, shift=-1)
+        "left of u; the first piece has index 0.": Ways(
+            lambda probabilities, u: _index(probabilities, u, shift=-1),
+            lambda probabilities, u: _index(probabilities, u) - 1,
         ),
         "One too high: indices begin at 0.": (
             lambda probabilities, u: _index(probabilities, u) + 1

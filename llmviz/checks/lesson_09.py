@@ -29,7 +29,7 @@ _TIED = torch.tensor([[2.0, 3.0, 2.0, 1.0, 0.5], [0.0, -1.0, 5.0, 4.0, 3.0]])
 
 
 def _any_rows(dice):
-    return 2 * normal(dice.randint(1, 4), 7, seed=dice.getrandbits(32)) + dice.randint(-3, 3)
+    return 2 * normal(dice.randint(1, 4), 5, seed=dice.getrandbits(32)) + dice.randint(-3, 3)
 
 
 _PROBABILITIES = (
@@ -41,7 +41,7 @@ _TIE = "A tie at the k-th place was broken, "
 top_k_filter = Exercise(
     right=_top_k,
     cases=[(_ROWS, 3), (_TIED, 2), (_ROWS, 6), (_ROWS, 1)],
-    drawn=lambda dice: (_any_rows(dice), dice.randint(1, 6)),
+    drawn=lambda dice: (_any_rows(dice), dice.randint(1, 5)),
     mistakes={
         "The k-th highest score was taken from the whole batch: each row has its own.": (
             lambda logits, k: _cut(logits, logits < logits.flatten().topk(k).values[-1])
@@ -106,7 +106,7 @@ def _any_p(dice):
 
 top_p_filter = Exercise(
     right=_top_p,
-    cases=[(_LIKELY, p) for p in (0.52, 0.75, 0.93, 0.05)],
+    cases=[(_LIKELY, p) for p in (0.52, 0.75, 0.93, 0.04)],
     drawn=_any_p,
     mistakes={
         "The token that crosses p was dropped. It stays: ask what the likelier tokens add up to "

@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 
 from ..internals import final_norm
-from . import Exercise, normal
+from . import Exercise, Ways, normal
 
 
 def _lens(state, model, norms: int):
@@ -53,7 +53,7 @@ def _layer_cases(model, tokenizer):
     cases = [(small, _states(small, ids), layer) for layer in (2, 3, 4, 0)]
     ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
     states = _states(model, ids)
-    return cases + [(model, states, layer) for layer in (len(states) // 2, len(states) - 1)]
+    return [*cases, (model, states, len(states) // 2)]
 
 
 layer_logits = Exercise(
@@ -122,6 +122,12 @@ def _stays(logits, token_id, never):
     return _settled(top) if top[-1] else never
 
 
+_STAYS = Ways(
+    lambda logits, token_id: _settled((logits.argmax(-1) == token_id).tolist()),
+    lambda logits, token_id: _stays(logits, token_id, -1),
+    lambda logits, token_id: _stays(logits, token_id, len(logits)),
+)
+
 first_on_top = Exercise(
     right=_first_on_top,
     cases=[(_LENS, token_id) for token_id in (2, 0, 1)],
@@ -147,9 +153,7 @@ first_on_top = Exercise(
             lambda logits, token_id: _first_on_top(logits, token_id) + 1
         ),
         "That is the layer from which on it stays on top. It was there before, and left again.": (
-            lambda logits, token_id: settled.right((logits.argmax(-1) == token_id).tolist()),
-            lambda logits, token_id: _stays(logits, token_id, -1),
-            lambda logits, token_id: _stays(logits, token_id, len(logits)),
+            _STAYS
         ),
         "These are all the layers at which it is on top; only the first is wanted.": _on_top,
     },
@@ -162,6 +166,10 @@ def _settled(top):
     while layer > 0 and top[layer - 1] == top[-1]:
         layer -= 1
     return layer
+
+
+def _first_pair(top):
+    return next((i for i in range(1, len(top)) if top[i] == top[i - 1]), 0)
 
 
 settled = Exercise(
@@ -183,12 +191,7 @@ settled = Exercise(
             lambda top: len(top) - _settled(top)
         ),
         "That is the first layer that says the same as the one below. It changes again later.": (
-            lambda top: next((i for i in range(1, len(top)) if top[i] == top[i - 1]), 0),
-            lambda top: (
-                next((i for i in range(1, len(top)) if top[i] == top[i - 1]), 0)
-                if len(set(top)) > 1
-                else 0
-            ),
+            Ways(_first_pair, lambda top: _first_pair(top) if len(set(top)) > 1 else 0)
         ),
         "That is the token on which it settles; the layer is wanted.": lambda top: top[-1],
     },

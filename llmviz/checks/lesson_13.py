@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from . import Exercise, mass_between, normal
+from . import Exercise, Ways, mass_between, normal
 
 _LIKELY = torch.tensor([0.04, 0.35, 0.08, 0.22, 0.31]).log() + 2
 # A mass of 0.65 of these tells all the mistakes apart.
@@ -29,9 +29,6 @@ smallest_k = Exercise(
         ),
         "One too many: the token that reaches the mass is the last one needed.": (
             lambda logits, mass: _enough(_sums(logits.softmax(-1)), mass) + 1
-        ),
-        "One too many where the sum is the mass itself: that is enough. Mind < and ≤.": (
-            lambda logits, mass: (_sums(logits.softmax(-1)) <= mass).sum().item() + 1
         ),
         "Added up from the least likely token: begin with the likeliest.": (
             lambda logits, mass: _enough(_sums(logits.softmax(-1), descending=False), mass)
@@ -91,7 +88,7 @@ temperature_for = Exercise(
         "The search ran into its upper end: where the entropy is too high, the answer lies below "
         "the middle.": lambda logits, bits: 100.0,
         "The search ran into its lower end: where the entropy is too low, the answer lies above "
-        "the middle; and 0 · log 0 is no number, with which no comparison holds.": (
+        "the middle; and 0 · log 0 is no number, with which no comparison holds.": Ways(
             lambda logits, bits: 0.01,
             lambda logits, bits: _bisect(lambda t: not _bits_or_nan(logits, t) < bits),
         ),

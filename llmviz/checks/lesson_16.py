@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from . import Exercise
+from . import Exercise, Ways
 
 
 def _padded(rows, pad_id, *, left=True):
@@ -113,14 +113,14 @@ last_logits = Exercise(
         "Every row was read at the last column. A row padded on the right has a pad there.": (
             lambda logits, mask: logits[:, -1]
         ),
-        "Every row was read at the first row's place. Each has its own.": (
+        "Every row was read at the first row's place. Each has its own.": Ways(
             lambda logits, mask: logits[:, mask[0].sum() - 1],
             lambda logits, mask: logits[:, mask[0].nonzero()[-1, 0]],
         ),
         "You read one column too early: the number of tokens minus 1 is the last place already.": (
             lambda logits, mask: _at(logits, _last(mask) - 1)
         ),
-        "You read one column too late: counting begins at 0.": (
+        "You read one column too late: counting begins at 0.": Ways(
             lambda logits, mask: _at(logits, mask.sum(-1).clamp(max=mask.shape[1] - 1)),
             lambda logits, mask: _at(logits, (_last(mask) + 1).clamp(max=mask.shape[1] - 1)),
         ),
