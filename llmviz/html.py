@@ -1,17 +1,22 @@
 """Token strips and grids as self-contained HTML: inline styles, no script, nothing fetched.
 
 They keep their colours in a saved notebook that is neither trusted nor running. All text in them is
-escaped.
+escaped, shown with its control characters made visible, and never read as mathematics.
 """
 
 from __future__ import annotations
 
+import html
 import math
-from html import escape
+import re
 from os.path import commonprefix
 
-from .tokens import clipped
+from .tokens import clipped, readable
 from .trace import Step, Trace
+
+# Typesetters leave an element of these classes alone: MathJax 2 (nbviewer) the first, MathJax 3
+# (JupyterLab) the second. The outermost element of every view has both.
+VERBATIM = "tex2jax_ignore mathjax_ignore"
 
 # Colours stand in the HTML in plain values: a sanitiser removes variables and functions of CSS.
 _STRIP = (
@@ -27,11 +32,34 @@ _CELL = "text-align:left;vertical-align:top;color:#222222"
 _MOST_BITS = 10  # entropies above are underlined like this one
 
 
+def printable(text: str) -> str:
+    """`text` with every control character shown as its sign or code point, as labels do.
+
+    Spaces, tabs and newlines stay. What is left can neither steer a terminal nor turn the direction
+    of the text around it, and can be encoded.
+    """
+    return "".join(c if c in " \t\n" or c.isprintable() else readable(c) for c in text)
+
+
+def escaped(text: str) -> str:
+    """`text` as the content of an HTML element: nothing but text, whatever it holds.
+
+    A dollar sign or a backslash stands in an element of its own, where no typesetter finds both
+    ends of a formula; so even a viewer that drops the class `VERBATIM` shows it as it is.
+    """
+    return re.sub(r"[$\\]", r"<span>\g<0></span>", quoted(text))
+
+
+def quoted(text: str) -> str:
+    """`text` as the value of an HTML attribute, in quotation marks."""
+    return html.escape(printable(text))
+
+
 class View:
     """HTML for a notebook, with the same content as plain text for everything else."""
 
     def __init__(self, html: str, text: str):
-        self._html, self._text = html, text
+        self._html, self._text = html, printable(text)
 
     def _repr_html_(self) -> str:
         return self._html
@@ -47,16 +75,13 @@ def token_strip(run: Trace, *, sequence: int = 0) -> View:
     steps = run.steps[sequence]
     prompt = run.prompts[sequence * len(run.prompts) // len(run.steps)]
     tokens = "".join(_token(step, run.labels) for step in steps)
-    html = (
-        f'<div style="{_STRIP}"><span style="color:#6b7280;white-space:pre-wrap">'
-        f"{_text(prompt)}</span> {tokens}{_legend()}</div>"
-    )
+    grey = f'<span style="color:#6b7280;white-space:pre-wrap">{escaped(prompt)}</span>'
     lines = [f"{prompt!r} +"] + [
         f"{run.labels[s.token_id]}  p = {math.exp(s.log_prob):.3f}, rank {s.rank}, "
         f"entropy {s.entropy:.2f} bits"
         for s in steps
     ]
-    return View(html, "\n".join(lines))
+    return _view(f"{grey} {tokens}{_legend()}", lines)
 
 
 def side_by_side(runs: dict[str, Trace]) -> View:
@@ -83,11 +108,11 @@ def side_by_side(runs: dict[str, Trace]) -> View:
                 style = "color:#9ca3af"
             elif t == same and i:
                 style = "color:#222222;background:#fde3b0;border-bottom:3px solid #e69f00"
-            cells.append(f'<span style="{_TOKEN};{style}">{_text(run.labels[token_id])}</span>')
+            cells.append(f'<span style="{_TOKEN};{style}">{escaped(run.labels[token_id])}</span>')
         total = run.sum_logprobs[0]
         rows.append(
             '<tr style="background:#ffffff">'
-            f'<td style="{_CELL}"><b>{_text(name)}</b></td>'
+            f'<td style="{_CELL}"><b>{escaped(name)}</b></td>'
             f'<td style="{_CELL}">{"".join(cells)}</td>'
             f'<td style="{_CELL}">{total:.2f}</td></tr>'
         )
@@ -101,7 +126,7 @@ def side_by_side(runs: dict[str, Trace]) -> View:
         for h in ("strategy", "continuation", "log-probability")
     )
     table = f'<tr style="background:#ffffff">{header}</tr>{"".join(rows)}'
-    return View(f'<table style="{_STRIP}">{table}</table>', "\n".join(lines))
+    return _view(table, lines, tag="table")
 
 
 def attention_strip(weights, labels: list[str], *, query: int = -1) -> View:
@@ -130,10 +155,10 @@ def attention_strip(weights, labels: list[str], *, query: int = -1) -> View:
         if i == query:
             style += ";outline:2px solid #e69f00"
         boxes.append(
-            f'<span title="{_text(label)}  {weight:.1%}" style="{style}">{_text(label)}'
+            f'<span title="{quoted(label)}  {weight:.1%}" style="{style}">{escaped(label)}'
             f'<br><span style="font-size:9px">{below}</span></span>'
         )
-    return View(f'<div style="{_STRIP}">{"".join(boxes)}</div>', "\n".join(lines))
+    return _view("".join(boxes), lines)
 
 
 def lens_grid(lens, *, every: int = 1) -> View:
@@ -159,25 +184,27 @@ def lens_grid(lens, *, every: int = 1) -> View:
         for row in group.itertuples():
             fill, ink = _shade(row.probability)
             hover = (
-                f"{_text(row.prediction)}  p = {row.probability:.3f}, behind layer {layer}, "
-                f"after {_text(row.token)}"
+                f"{quoted(row.prediction)}  p = {row.probability:.3f}, behind layer {layer}, "
+                f"after {quoted(row.token)}"
             )
             boxes.append(
                 f'<td title="{hover}" style="{cell};background:{fill};color:{ink}">'
-                f"{_text(clipped(row.prediction, 12))}</td>"
+                f"{escaped(clipped(row.prediction, 12))}</td>"
             )
         rows.append(f'<tr style="background:#ffffff">{"".join(boxes)}</tr>')
         lines.append(f"{layer:>5}  " + " ".join(group["prediction"]))
     names = "".join(
-        f'<th style="{head}"><b>{_text(clipped(t, 12))}</b></th>' for t in read["token"]
+        f'<th style="{head}"><b>{escaped(clipped(t, 12))}</b></th>' for t in read["token"]
     )
     rows.append(
         f'<tr style="background:#ffffff"><th style="{head};text-align:right">reads</th>{names}</tr>'
     )
     table = f'<table style="{_STRIP};font-size:12px;line-height:1.3;max-width:none">'
-    return View(
-        f'<div style="overflow-x:auto">{table}{"".join(rows)}</table></div>', "\n".join(lines)
-    )
+    return _view(f"{table}{''.join(rows)}</table>", lines, style="overflow-x:auto")
+
+
+def _view(content: str, lines: list[str], *, tag: str = "div", style: str = _STRIP) -> View:
+    return View(f'<{tag} class="{VERBATIM}" style="{style}">{content}</{tag}>', "\n".join(lines))
 
 
 def _shade(share: float) -> tuple[str, str]:
@@ -196,9 +223,9 @@ def _token(step: Step, labels: dict[int, str]) -> str:
         f"{_TOKEN};background:{_mix((255, 255, 255), (86, 160, 211), p)};"
         f"border-bottom:{1 + round(4 * share)}px solid {_mix((229, 231, 235), (213, 94, 0), share)}"
     )
-    label = _text(labels[step.token_id])
-    hover = f"{label}  p = {p:.3f}, rank {step.rank}, entropy {bits:.2f} bits"
-    return f'<span title="{hover}" style="{style}">{label}</span>'
+    label = labels[step.token_id]
+    hover = quoted(f"{label}  p = {p:.3f}, rank {step.rank}, entropy {bits:.2f} bits")
+    return f'<span title="{hover}" style="{style}">{escaped(label)}</span>'
 
 
 def _legend() -> str:
@@ -219,8 +246,3 @@ def _mix(low: tuple[int, int, int], high: tuple[int, int, int], share: float) ->
     return "#" + "".join(
         f"{round(a + (b - a) * share):02x}" for a, b in zip(low, high, strict=True)
     )
-
-
-def _text(text: str) -> str:
-    """Escaped, and safe from being read as mathematics by a notebook."""
-    return escape(text).replace("$", "&#36;<wbr>") if "$" in text else escape(text)

@@ -11,7 +11,7 @@ import torch
 from torch import LongTensor, Tensor
 
 from ..decoding.prefix import Prefix
-from ..html import _text
+from ..html import VERBATIM, escaped
 from ..models import check_length, check_model
 from ..tokens import encode
 
@@ -69,7 +69,8 @@ class Explorer(ipywidgets.VBox):
         """Show `text` in the message line; an alert is read out at once by a screen reader."""
         style = f"{_CARD};border-left:4px solid {RED if alert else BLUE}"
         role, word = ("alert", "<b>Not possible:</b> ") if alert else ("status", "")
-        line = f'<div role="{role}" style="{style}">{word}{_text(text)}</div>' if text else ""
+        head = f'<div class="{VERBATIM}" role="{role}" style="{style}">{word}'
+        line = f"{head}{escaped(text)}</div>" if text else ""
         if self.message.value != line:
             self.message.value = line
 
@@ -234,12 +235,12 @@ def read(model, tokenizer, text: str, name: str = "prompt") -> tuple[LongTensor,
     return input_ids, Prefix(model, input_ids).next_logits().cpu()
 
 
-# HTML: pure functions from text that is HTML already (`_text` escapes it) to HTML
+# HTML: pure functions from text that is HTML already (`escaped` makes it of any text) to HTML
 
 
 def card(*parts: str) -> str:
-    """A white card, readable in every theme."""
-    return f'<div style="{_CARD}">{"".join(parts)}</div>'
+    """A white card, readable in every theme, whose text is never read as mathematics."""
+    return f'<div class="{VERBATIM}" style="{_CARD}">{"".join(parts)}</div>'
 
 
 def table(head: list[str], rows: list[list[str]], sides: str) -> str:
@@ -269,7 +270,7 @@ def bar(share: float, colour: str, width: int = 240, height: int = 8) -> str:
 
 def token(label: str) -> str:
     """A token's label in type of its own, escaped."""
-    return f'<span style="font-family:monospace;white-space:pre">{_text(label)}</span>'
+    return f'<span style="font-family:monospace;white-space:pre">{escaped(label)}</span>'
 
 
 def percent(probability: float) -> str:

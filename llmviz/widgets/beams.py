@@ -14,7 +14,7 @@ from torch import BoolTensor, LongTensor
 from .. import processors
 from ..decoding import with_text
 from ..decoding.beams import Beams, BeamSearch, check_beams, filler
-from ..html import _text
+from ..html import escaped, quoted
 from ..models import check_length, check_model
 from ..tokens import clipped, encode, token_labels
 from ..trace import BeamCandidate, BeamStep, Trace
@@ -305,7 +305,7 @@ class BeamExplorer(Explorer):
                 f"{c.sum_score:.2f}",
                 f"<b>{_FATES[c.fate]}</b>" if c.fate in ("running", "finished") else _FATES[c.fate],
                 f'<div style="color:{MUTED};white-space:normal;font-size:12px;max-width:420px">'
-                f"{_text(c.reason)}</div>",
+                f"{escaped(c.reason)}</div>",
             ]
             for c in candidates
             if c.sum_score > -1e8
@@ -327,17 +327,18 @@ class BeamExplorer(Explorer):
             if finished
             else f'<div style="color:{MUTED};margin:4px 0">none has finished yet</div>'
         )
+        text = escaped(self.prompt[-300:])
         return card(
-            f'<div style="color:{MUTED};white-space:pre-wrap">{_text(self.prompt[-300:])} …</div>',
-            f'<div style="margin:4px 0"><b>{_text(self._verdict())}</b></div>',
+            f'<div style="color:{MUTED};white-space:pre-wrap">{text} …</div>',
+            f'<div style="margin:4px 0"><b>{escaped(self._verdict())}</b></div>',
             # From right to left, so that of a tree that is too wide the newest steps are seen.
             '<div style="width:0;min-width:100%;overflow-x:auto;direction:rtl">' + tree + "</div>",
             _legend(),
             table(head, rows, "llrrll"),
             done,
-            f'<div style="margin-top:4px">{_text(self._comparison())}</div>'
+            f'<div style="margin-top:4px">{escaped(self._comparison())}</div>'
             f'<div style="font-family:monospace;font-size:12px;color:{MUTED}">'
-            f"{_text(self.call)}</div>",
+            f"{escaped(self.call)}</div>",
         )
 
     def __repr__(self) -> str:
@@ -415,13 +416,9 @@ def tree_svg(run: Trace, num_steps: int) -> str:
     alt = f"Tree of a beam search over {len(steps)} steps; its best hypothesis is {path}"
     address = f"data:image/svg+xml;charset=utf-8,{svg.translate(_QUOTED)}"
     return (
-        f'<img src="{address}" alt="{_attribute(alt)}" '
+        f'<img src="{address}" alt="{quoted(alt)}" '
         f'style="display:block;margin-right:auto;width:{width}px;max-width:none;height:{height}px">'
     )
-
-
-def _attribute(text: str) -> str:
-    return escape(text).replace("$", "&#36;")
 
 
 def _svg_node(x: int, y: int, fate: str, on_path: bool) -> str:

@@ -9,7 +9,7 @@ import ipywidgets
 from torch import Tensor
 
 from .. import processors
-from ..html import _text
+from ..html import escaped
 from ..tokens import token_id_of, token_label, token_labels
 from .base import BLUE, FAINT, bar, card, percent, table
 from .controls import PENALTIES, SAMPLING, written
@@ -166,14 +166,14 @@ class ProcessorChain(PositionExplorer):
         fell = next((s for s in stages if s.rank is None), None)
         rows = []
         for s in stages:
-            out, words = s.rank is None, _text(s.words)
+            out, words = s.rank is None, escaped(s.words)
             if s is fell:
                 words = f"<b>✗ out: {words}</b>"
             rows.append(
                 [
-                    _text(s.name),
+                    escaped(s.name),
                     "−∞" if out else f"{s.score:.2f}",
-                    "out" if out else _text(percent(s.probability)),
+                    "out" if out else escaped(percent(s.probability)),
                     f'<div style="width:110px">{bar(s.probability / scale, BLUE, 110)}</div>',
                     "–" if out else f"{s.rank:,}",
                     f"{s.left:,}",
@@ -184,7 +184,7 @@ class ProcessorChain(PositionExplorer):
         head = ["", "score", "probability", "", "rank", "tokens left", "log scale", "what it did"]
         return card(
             self.position.html,
-            f'<div style="margin:6px 0;font-size:14px"><b>▸ {_text(self.verdict)}</b></div>',
+            f'<div style="margin:6px 0;font-size:14px"><b>▸ {escaped(self.verdict)}</b></div>',
             table(head, rows, "lrrlrrll"),
         )
 

@@ -12,7 +12,7 @@ import ipywidgets
 from torch import LongTensor, Tensor
 
 from ..decoding import generate
-from ..html import _text, side_by_side
+from ..html import escaped, side_by_side
 from ..trace import Trace
 from .base import MUTED, Explorer, card, result_of, table
 from .controls import text_box, written
@@ -150,13 +150,14 @@ class Comparison(Explorer):
 
     def picture(self) -> str:
         found = self._measures()
-        head = ["", *(_text(column) for column in next(iter(found.values())))]
+        head = ["", *(escaped(column) for column in next(iter(found.values())))]
         rows = [
-            [f"<b>{_text(name)}</b>", *(_written(k, v) for k, v in figures.items())]
+            [f"<b>{escaped(name)}</b>", *(_written(k, v) for k, v in figures.items())]
             for name, figures in found.items()
         ]
+        text = escaped(self.prompt[-300:])
         return card(
-            f'<div style="color:{MUTED};white-space:pre-wrap">{_text(self.prompt[-300:])} …</div>',
+            f'<div style="color:{MUTED};white-space:pre-wrap">{text} …</div>',
             side_by_side(self.runs)._repr_html_(),
             table(head, rows, "l" + "r" * (len(head) - 1)),
             f'<div style="font-size:11px;color:{MUTED}">marked: the first token that differs from '

@@ -11,7 +11,7 @@ import ipywidgets
 import torch
 from torch import Tensor
 
-from ..html import _text, attention_strip
+from ..html import attention_strip, escaped, quoted
 from ..internals import attentions, logit_lens
 from ..tables import Table
 from ..tokens import clipped
@@ -114,7 +114,7 @@ class Inside(Explorer):
     def picture(self) -> str:
         layer, head, query = self.chosen
         weights, labels = self.reading.weights, self.reading.labels
-        name = _text(labels[query])
+        name = escaped(labels[query])
         heading = f'<div style="margin:8px 0 2px;color:{MUTED};font-size:12px">'
         overview = _image(
             _overview(self.reading.tiles, layer, head),
@@ -256,6 +256,6 @@ def _image(picture: Tensor, alt: str, width: int) -> str:
     Image.fromarray(picture.numpy()).save(png, format="png", compress_level=1)
     data = base64.b64encode(png.getvalue()).decode()
     return (
-        f'<img src="data:image/png;base64,{data}" alt="{_text(alt)}" '
+        f'<img src="data:image/png;base64,{data}" alt="{quoted(alt)}" '
         f'style="width:{width}px;max-width:100%;height:auto;image-rendering:pixelated">'
     )

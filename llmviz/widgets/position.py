@@ -11,7 +11,7 @@ from torch import LongTensor, Tensor
 
 from .. import processors
 from ..decoding.prefix import eos_token_ids
-from ..html import _text
+from ..html import escaped
 from .base import MUTED, Explorer, read
 from .controls import Settings, text_box
 
@@ -32,9 +32,9 @@ class Position:
         prompt, continuation = self.prompt[-300:], self.continuation[-300:]
         cut = "…" if len(self.prompt) > 300 else ""
         return (
-            f'<div><span style="color:{MUTED};white-space:pre-wrap">{cut}{_text(prompt)}</span>'
+            f'<div><span style="color:{MUTED};white-space:pre-wrap">{cut}{escaped(prompt)}</span>'
             f'<span style="white-space:pre-wrap;border-bottom:1px solid {MUTED}">'
-            f'{_text(continuation)}</span> <span style="color:{MUTED}">…</span></div>'
+            f'{escaped(continuation)}</span> <span style="color:{MUTED}">…</span></div>'
         )
 
     def __str__(self) -> str:

@@ -10,7 +10,7 @@ import torch
 
 from .. import processors
 from ..decoding.search import draw, seeded
-from ..html import _text
+from ..html import escaped
 from ..tokens import clipped, token_labels
 from ..trace import Recorder, Step, Trace
 from .base import BLUE, FAINT, MUTED, ORANGE, bar, card, percent, table, token
@@ -187,14 +187,14 @@ class SamplerBench(PositionExplorer):
             f'<div style="margin:4px 0">{figures}</div>',
             table(*_cells(rows, scale, self.counts is not None)),
             _legend(scale),
-            *(f'<div style="margin-top:4px">{_text(note)}</div>' for note in self._notes()),
+            *(f'<div style="margin-top:4px">{escaped(note)}</div>' for note in self._notes()),
         )
 
     def still(self) -> str:
         call = (
             f'<pre style="font-family:monospace;font-size:12px;color:{MUTED};'
             'background:#ffffff;margin:0;white-space:pre-wrap">'
-            f"{_text(self.call)}</pre>"
+            f"{escaped(self.call)}</pre>"
         )
         return self.picture() + card(call)
 
@@ -260,7 +260,7 @@ def _cells(rows: list[dict], scale: float, counted: bool) -> tuple[list[str], li
     for n, row in enumerate(rows):
         cut = row["after"] is None
         others = n == len(rows) - 1
-        label = _text(row["label"]) if others else token(clipped(row["label"], 24))
+        label = escaped(row["label"]) if others else token(clipped(row["label"], 24))
         bars = bar(row["before"] / scale, FAINT, 300)
         bars += bar((row["after"] or 0.0) / scale, ORANGE if row["chosen"] else BLUE, 300)
         cells = [
@@ -271,8 +271,8 @@ def _cells(rows: list[dict], scale: float, counted: bool) -> tuple[list[str], li
             if row["chosen"]
             else label,
             f'<div style="width:300px">{bars}</div>',
-            f'<span style="color:{MUTED}">{_text(percent(row["before"]))}</span>',
-            "cut" if cut else _text(percent(row["after"])),
+            f'<span style="color:{MUTED}">{escaped(percent(row["before"]))}</span>',
+            "cut" if cut else escaped(percent(row["after"])),
         ]
         if counted:
             expected = _DRAWS * (row["after"] or 0.0)

@@ -13,7 +13,7 @@ from torch import LongTensor, Tensor
 from .. import processors
 from ..decoding.prefix import Prefix, eos_token_ids
 from ..decoding.search import check_draws, draw, seeded
-from ..html import _text, token_strip
+from ..html import escaped, token_strip
 from ..models import check_length, check_model
 from ..tokens import clipped, encode, token_labels
 from ..trace import Recorder, Step, Trace
@@ -317,11 +317,11 @@ class Stepper(Explorer):
         node = self.node
         text = token_strip(self.trace)._repr_html_()
         if node.step is None:
-            why = _text(self._why_ended(node))
+            why = escaped(self._why_ended(node))
             board = f'<div style="margin:8px 0"><b>The text ends here, {why}.</b></div>'
         else:
             board = _bars(node, self._labels, self._next_token())
-        where = f"{self._where()}; next, by {_text(self._strategy())}:"
+        where = f"{self._where()}; next, by {escaped(self._strategy())}:"
         lines = "".join(_branch_line(line, node, self._labels) for line in branch_lines(self.root))
         tree = (
             f'<div style="color:{MUTED};margin-top:8px">all branches; ▸ is where you are, and the '
@@ -443,7 +443,7 @@ def _branch_line(line: tuple[str, list[Node]], here: Node, labels: dict[int, str
             gap = True
             continue
         gap = False
-        name = _text(_name(node, labels))
+        name = escaped(_name(node, labels))
         if node is here:
             style = f"font-weight:bold;background:#fde3b0;border-bottom:2px solid {ORANGE}"
             parts.append(f'<span style="{style}">▸{name}</span>')
