@@ -18,6 +18,7 @@ from ..tokens import encode, token_labels
 from ..trace import Recorder, Trace
 from .assisted import assisted_search
 from .beams import beam_search, check_beams
+from .brought import warn_of_brought
 from .contrastive import contrastive_search
 from .dola import dola
 from .prefix import as_list, check_cache, lengths_of, pad_token_id
@@ -78,8 +79,10 @@ def generate(
     """Continue `prompt`, and record every step.
 
     The tokens are those of `model.generate` for the same arguments, with one difference that is
-    meant: nothing is cut off unless it is asked for, where transformers applies `top_k=50`
-    whenever `do_sample=True`, and the sampling defaults that a model brings along.
+    meant: nothing is applied unless it is asked for. transformers cuts at `top_k=50` whenever
+    `do_sample=True`, and takes from the model's generation_config all that the call does not say:
+    penalties, forced and suppressed tokens, beams, the settings of sampling. A warning, once per
+    model, names what a model brings and how to pass it on (`decoding.brought`).
 
     prompt: a text, or a list of texts, which are run as one batch padded on the left.
     seed: draws come from a CPU generator with this seed, and equal those of
@@ -127,6 +130,8 @@ def generate(
         vocab_size=vocab_size(model),
     )
     check_length(model, attention_mask.sum(-1).max().item(), max_new_tokens)
+    told = {k: v for k, v in given.items() if v is not _UNTOLD[k] and v != _UNTOLD[k]}
+    warn_of_brought(model, told, known=_UNTOLD, call="lv.generate")
     if strategy is assisted_search and len(input_ids) > 1:
         raise ValueError(f"prompt is {len(input_ids)} texts: assisted decoding takes one at a time")
     if strategy is not beam_search:
@@ -146,6 +151,7 @@ def generate(
     return with_text(replace(run, prompts=prompts, settings=given), tokenizer)
 
 
+_UNTOLD = generate.__kwdefaults__  # each argument's value where the caller says nothing
 _BEAM_ARGUMENTS = (
     "num_beams", "length_penalty", "early_stopping", "num_beam_groups", "diversity_penalty",
 )  # fmt: skip
