@@ -233,10 +233,15 @@ def test_code_for_generating_is_not_run(folder, trap):
 
 def test_code_runs_where_it_is_trusted(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "m"))
-    (folder / "mine.py").write_text("from transformers import LlamaConfig as Mine")
-    change(folder / "config.json", model_type="mine", auto_map={"AutoConfig": "mine.Mine"})
+    (folder / "trusted.py").write_text(
+        "from transformers import LlamaConfig, LlamaForCausalLM\n"
+        "class Config(LlamaConfig):\n    model_type = 'trusted'\n"
+        "class Model(LlamaForCausalLM):\n    config_class = Config\n"
+    )
+    ways = {"AutoConfig": "trusted.Config", "AutoModelForCausalLM": "trusted.Model"}
+    change(folder / "config.json", model_type="trusted", auto_map=ways)
     model, _ = llmviz.load(folder, device="cpu", trust_remote_code=True)
-    assert type(model).__name__ == "LlamaForCausalLM"
+    assert type(model).__name__ == "Model" and type(model).__module__.endswith(".trusted")
 
 
 @pytest.mark.parametrize("answer", ["", "y\n"])
