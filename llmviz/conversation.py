@@ -18,6 +18,7 @@ from torch import BoolTensor, LongTensor, Tensor
 
 from . import arguments, processors
 from .decoding.beams import beam_search
+from .decoding.brought import warn_of_brought
 from .decoding.prefix import Prefix, as_list, eos_token_ids
 from .decoding.search import Generation, check_draws, draw, seeded
 from .models import check_model, context_size
@@ -86,6 +87,7 @@ def chat(
         )
     check_draws(do_sample, seed)
     turn = _Turn(**{k: given[k] for k in _OF_TURN}, **settings)
+    _warn_of_brought(model, do_sample=do_sample, num_beams=num_beams, **turn.settings)
     run = beam_search(
         model,
         turn.input_ids,
@@ -141,6 +143,7 @@ def stream_chat(
             f"return_past_key_values=True, not {type(past_key_values).__name__}"
         )
     turn = _Turn(**given, **settings)
+    _warn_of_brought(model, do_sample=do_sample, num_beams=1, **turn.settings)
     run = Generation(
         model, turn.input_ids, None, turn.max_new_tokens, 1, turn.ends, turn.settings, do_sample
     )
@@ -288,6 +291,10 @@ def _answers(
         if response != shown and (response or not run.goes_on):
             shown = response
             yield response, history, memory
+
+
+def _warn_of_brought(model, **told) -> None:
+    warn_of_brought(model, told, known=processors.DEFAULTS, call="lv.chat")
 
 
 def _messages(query: str, history, role: str, system: str | None) -> list[dict]:

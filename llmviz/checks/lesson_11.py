@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import torch
 
-from ..internals import final_norm
+from ..head import final_norm
 from . import Exercise, Ways, normal
 
 

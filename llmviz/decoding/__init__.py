@@ -9,19 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-import torch
 from torch import LongTensor
 
 from .. import arguments, processors
 from ..models import check_length, check_model, vocab_size
-from ..tokens import encode, token_labels
-from ..trace import Recorder, Trace
+from ..tokens import encode
+from ..trace import Trace
 from .assisted import assisted_search
 from .beams import beam_search, check_beams
+from .brought import warn_of_brought
 from .contrastive import contrastive_search
 from .dola import dola
-from .prefix import as_list, check_cache, lengths_of, pad_token_id
+from .prefix import check_cache, pad_token_id
 from .search import check_draws, greedy_search, sample
+from .text import trace_of, with_text
 
 __all__ = [
     "assisted_search",
@@ -78,8 +79,10 @@ def generate(
     """Continue `prompt`, and record every step.
 
     The tokens are those of `model.generate` for the same arguments, with one difference that is
-    meant: nothing is cut off unless it is asked for, where transformers applies `top_k=50`
-    whenever `do_sample=True`, and the sampling defaults that a model brings along.
+    meant: nothing is applied unless it is asked for. transformers cuts at `top_k=50` whenever
+    `do_sample=True`, and takes from the model's generation_config all that the call does not say:
+    penalties, forced and suppressed tokens, beams, the settings of sampling. A warning, once per
+    model, names what a model brings and how to pass it on (`decoding.brought`).
 
     prompt: a text, or a list of texts, which are run as one batch padded on the left.
     seed: draws come from a CPU generator with this seed, and equal those of
@@ -127,6 +130,8 @@ def generate(
         vocab_size=vocab_size(model),
     )
     check_length(model, attention_mask.sum(-1).max().item(), max_new_tokens)
+    told = {k: v for k, v in given.items() if v is not _UNTOLD[k] and v != _UNTOLD[k]}
+    warn_of_brought(model, told, known=_UNTOLD, call="lv.generate")
     if strategy is assisted_search and len(input_ids) > 1:
         raise ValueError(f"prompt is {len(input_ids)} texts: assisted decoding takes one at a time")
     if strategy is not beam_search:
@@ -146,6 +151,7 @@ def generate(
     return with_text(replace(run, prompts=prompts, settings=given), tokenizer)
 
 
+_UNTOLD = generate.__kwdefaults__  # each argument's value where the caller says nothing
 _BEAM_ARGUMENTS = (
     "num_beams", "length_penalty", "early_stopping", "num_beam_groups", "diversity_penalty",
 )  # fmt: skip
@@ -214,64 +220,3 @@ def _stop(stop_strings: str | list[str] | None, tokenizer) -> Callable | None:
 
     criteria = StopStringCriteria(tokenizer=tokenizer, stop_strings=list(strings))
     return lambda input_ids: criteria(input_ids, None)
-
-
-def trace_of(
-    output,
-    tokenizer,
-    prompt: str | list[str],
-    *,
-    eos_token_id: int | list[int] | None = None,
-    top_logprobs: int = 20,
-) -> Trace:
-    """The record that `generate` makes, from the output of transformers' own `generate`.
-
-    output: of `model.generate(…, return_dict_in_generate=True, output_scores=True,
-        output_logits=True)`, with greedy search, sampling or beams. Of a beam search it tells the
-        returned sequences, but not the candidates that lost: `Trace.beams` stays None.
-    prompt: the text, or list of texts, that was continued.
-    eos_token_id: what ended a text; the tokenizer's own unless given. Needed for a batch whose
-        model has several (`model.generation_config.eos_token_id`); not needed after beams.
-    Raises ValueError where `output` lacks one of the three.
-    """
-    for name in ("sequences", "scores", "logits"):
-        if getattr(output, name, None) is None:
-            raise ValueError(
-                f"output has no {name}: call model.generate with return_dict_in_generate=True, "
-                "output_scores=True, output_logits=True"
-            )
-    sequences, beam_rows = output.sequences.cpu(), getattr(output, "beam_indices", None)
-    new = len(output.logits) if beam_rows is None else beam_rows.shape[1]
-    new_tokens = sequences[:, sequences.shape[1] - new :]
-    if beam_rows is None:
-        eos = tokenizer.eos_token_id if eos_token_id is None else eos_token_id
-        lengths = lengths_of(new_tokens, as_list(eos))
-        beam_rows = torch.arange(len(sequences))[:, None].expand(-1, new)
-    else:
-        # For each token the row of the beam that it continued; −1 behind the end.
-        beam_rows = beam_rows.cpu()
-        lengths = (beam_rows >= 0).sum(-1).tolist()
-    recorder = Recorder(top_logprobs)
-    for t in range(new):
-        rows, tokens = beam_rows[:, t].clamp(min=0), new_tokens[:, t].clamp(min=0)
-        recorder.record(output.logits[t], output.scores[t], tokens, rows)
-    scores = getattr(output, "sequences_scores", None)
-    run = Trace(
-        [prompt] if isinstance(prompt, str) else list(prompt),
-        [],
-        sequences,
-        sequences.shape[1] - new,
-        recorder.steps(lengths),
-        sequences_scores=None if scores is None else scores.tolist(),
-    )
-    return with_text(run, tokenizer)
-
-
-def with_text(run: Trace, tokenizer) -> Trace:
-    """Fill in what needs a tokenizer."""
-    # Beam search fills up with −1 where a model has no eos token: that is no token.
-    rows = [[i for i in row if i >= 0] for row in run.sequences.tolist()]
-    run.texts = tokenizer.batch_decode(rows, skip_special_tokens=True)
-    ids = sorted(run.mentioned())
-    run.labels = dict(zip(ids, token_labels(tokenizer, ids), strict=True))
-    return run
