@@ -118,10 +118,15 @@ presence_frequency = Exercise(
 )
 
 
-def _banned(ids, n):
+def _in_order(ids, n):
+    """The banned tokens, in the order of the places that ban them."""
     begun = ids[max(len(ids) - n + 1, 0) :]
     ngrams = [ids[i : i + n] for i in range(len(ids) - n + 1)]
-    return {ngram[-1] for ngram in ngrams if ngram[:-1] == begun}
+    return [ngram[-1] for ngram in ngrams if ngram[:-1] == begun]
+
+
+def _banned(ids, n):
+    return set(_in_order(ids, n))
 
 
 def _minus_zero(ids, n):
@@ -159,20 +164,14 @@ banned_tokens = Exercise(
             lambda ids, n: set(ids)
         ),
         "Only the first place was found: the same n − 1 tokens may stand in several.": (
-            lambda ids, n: set(sorted(_banned(ids, n), key=ids.index)[:1])
+            lambda ids, n: set(_in_order(ids, n)[:1])
         ),
         "Only the latest place was found: the same n − 1 tokens may stand in several.": (
-            lambda ids, n: set(sorted(_banned(ids, n), key=ids[::-1].index)[:1])
+            lambda ids, n: set(_in_order(ids, n)[-1:])
         ),
         "Right for n of 2 or more. With n = 1 the last n − 1 tokens are none, but ids[-0:] is the "
         "whole list.": _minus_zero,
-        "A set was asked for, so that each banned token is in it once.": (
-            lambda ids, n: [
-                ids[i + n - 1]
-                for i in range(len(ids) - n + 1)
-                if ids[i : i + n - 1] == ids[len(ids) - n + 1 :]
-            ]
-        ),
+        "A set was asked for, so that each banned token is in it once.": (_in_order),
     },
     praise="Right: these get the score −∞.",
 )
