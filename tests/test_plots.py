@@ -141,7 +141,7 @@ def test_plot_sampler_shows_cut_tokens_and_each_side_adds_up_to_one():
     assert sum(before) == pytest.approx(1) and sum(after) == pytest.approx(1)
     assert after[3:6] == [0, 0, 0] and min(before[:6]) > 0
     assert [t.get_text() for t in ax.texts].count(" cut") == 3
-    with pytest.raises(ValueError, match="steps 1 to 2"):
+    with pytest.raises(ValueError, match="step=3.* from 1 to 2"):
         lv.plot_sampler(run, step=3)
 
 

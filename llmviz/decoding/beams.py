@@ -19,7 +19,8 @@ import torch
 from torch import BoolTensor, LongTensor, Tensor
 
 from .. import arguments, processors
-from ..trace import BeamCandidate, BeamStep, Recorder, Trace
+from ..recorder import Recorder
+from ..trace import BeamCandidate, BeamStep, Trace
 from .prefix import Prefix, eos_token_ids
 from .search import seeded
 
@@ -145,6 +146,7 @@ class BeamSearch:
         rows = torch.arange(self.prompts).repeat_interleave(self.num_beams).repeat(num_beam_groups)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         self.prefix = Prefix(model, self.input_ids[rows], mask.cpu()[rows])
+        self.prompt_lengths = mask.cpu().sum(-1)
         self.do_sample, self.seed, self.stop, self.settings = do_sample, seed, stop, settings
         self.generator, self.recorder = seeded(seed), Recorder(top_logprobs)
         self.filler = filler(model)
@@ -297,6 +299,7 @@ class BeamSearch:
             sequences_scores=[score for score, _ in best],
             beams=beams,
             beam_paths=[[number[id(c)] for c, _ in path] for _, path in best],
+            prompt_lengths=self.prompt_lengths.repeat_interleave(returned).tolist(),
         )
 
 

@@ -201,7 +201,7 @@ class ProcessorChain(PositionExplorer):
         from .. import plots
 
         stages = self.stages
-        ax = plots._axes(ax, width=8, height=0.6 + 0.42 * len(stages))
+        ax = plots.new_axes(ax, width=8, height=0.6 + 0.42 * len(stages))
         ax.barh(range(len(stages)), [s.probability for s in stages], color=plots.BLUE, height=0.6)
         for y, s in enumerate(stages):
             words = f" {percent(s.probability)}, rank {s.rank:,}" if s.rank else " out"

@@ -187,14 +187,14 @@ class Comparison(Explorer):
                 column += len(label)
             lines.append((name, line))
         differs = {name: row["differs from"] for name, row in self._measures().items()}
-        ax = plots._axes(ax, width=11, height=0.5 + 0.34 * len(lines))
+        ax = plots.new_axes(ax, width=11, height=0.5 + 0.34 * len(lines))
         inches = ax.get_position().width * ax.figure.get_figwidth() / (width + 16)
         size = min(72 * inches / 0.61, 13)  # a letter of the type is 0.6 of its size wide
         here = None
         for y, (name, line) in enumerate(lines):
             here = name or here
             style = {"va": "center", "parse_math": False}
-            ax.text(-1, y, plots._short(name, 18), ha="right", color=plots.MUTED, **style)
+            ax.text(-1, y, plots.drawable(name, 18), ha="right", color=plots.MUTED, **style)
             for column, label, number in line:
                 same = differs[here] is not None and number < differs[here]
                 frame = {"facecolor": "#fde3b0", "edgecolor": plots.ORANGE, "pad": 1.5}

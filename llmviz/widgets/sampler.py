@@ -11,8 +11,9 @@ import torch
 from .. import processors
 from ..decoding.search import draw, seeded
 from ..html import escaped
+from ..recorder import Recorder
 from ..tokens import clipped, token_labels
-from ..trace import Recorder, Step, Trace
+from ..trace import Step, Trace
 from .base import BLUE, FAINT, MUTED, ORANGE, bar, card, percent, table, token
 from .controls import PENALTIES, SAMPLING, written
 from .position import PositionExplorer

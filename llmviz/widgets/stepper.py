@@ -15,8 +15,9 @@ from ..decoding.prefix import Prefix, eos_token_ids
 from ..decoding.search import check_draws, draw, seeded
 from ..html import escaped, token_strip
 from ..models import check_length, check_model
+from ..recorder import Recorder
 from ..tokens import clipped, encode, token_labels
-from ..trace import Recorder, Step, Trace
+from ..trace import Step, Trace
 from .base import BLUE, FAINT, MUTED, ORANGE, Explorer, bar, card, table, token
 from .controls import text_box, written
 
