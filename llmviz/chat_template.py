@@ -51,7 +51,7 @@ def conversation_ids(
         form, neutral = _written(tokenizer, messages, names)
         mark = _unused([*messages, neutral])
         split = _split(tokenizer, form, neutral, mark) if split_special_tokens else form
-        if split != messages:
+        if text is None or split != messages:
             text = _rendered(tokenizer, split)
         ids = _encoded(tokenizer, text.split(mark))
         if split_special_tokens:

@@ -142,12 +142,15 @@ def _log_prob_of(tokens: LongTensor, logits: Tensor) -> Tensor:
 def _checked_texts(prompt, choices) -> list[str]:
     """The choices as a list, if they and the prompt are texts."""
     arguments.text("prompt", prompt)
-    if isinstance(choices, (str, bytes)) or not isinstance(choices, Iterable):
+    try:
+        listed = None if isinstance(choices, (str, bytes)) else list(choices)
+    except TypeError:  # not iterable
+        listed = None
+    if listed is None:
         kind = type(choices).__name__
         raise TypeError(
             f"choices must be a list of strings, not {kind}: {arguments.shown(choices)}"
         )
-    listed = list(choices)
     if not all(isinstance(choice, str) for choice in listed):
         raise TypeError(f"choices must be a list of strings, not {arguments.shown(listed)}")
     if not listed:

@@ -25,6 +25,14 @@ SPACED = [
 ]
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 
+
+def bytes_as_stand_ins(text: str) -> list[str]:
+    """The bytes of a text as byte-level BPE spells them, one by one."""
+    pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    ((spelled, _),) = pre_tokenizer.pre_tokenize_str(text)
+    return [*spelled]
+
+
 # Kind: the pieces of its vocabulary, and its decoder.
 KINDS = {
     "byte level": ([*ALPHABET, "Ġdog", "ĠĠ"], decoders.ByteLevel()),
