@@ -208,15 +208,74 @@ def vocab_size(model) -> int:
 
 def context_size(model) -> int | None:
     """How many tokens the model can read, or None where its configuration sets no bound."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    size = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    # XLNet's is −1.
+    return int(size) if arguments.is_whole(size) and size > 0 else None
 
 
-def check_model(model) -> None:
-    if getattr(model, "can_generate", lambda: False)() and not model.config.is_encoder_decoder:
-        return
-    raise TypeError(
-        f"model is a {type(model).__name__}, which has no language head over the vocabulary: "
-        "load it with llmviz.load or AutoModelForCausalLM.from_pretrained"
+def check_model(model, needs_head: bool = True, name: str = "model") -> None:
+    """Raise TypeError, and say why, for a model that cannot continue a text.
+
+    needs_head: False where the body alone will do, as `AutoModel` loads it.
+    """
+    config = getattr(model, "config", None)
+    if not hasattr(config, "get_text_config") or not hasattr(model, "forward"):
+        raise TypeError(
+            f"{name} must be a language model, as llmviz.load returns it, not "
+            f"{type(model).__name__}: {arguments.shown(model)}"
+        )
+    kind = f"{name} is a {type(model).__name__}"
+    has_head = bool(getattr(model, "can_generate", lambda: False)())
+    if config.is_encoder_decoder:
+        raise TypeError(
+            f"{kind}, an encoder-decoder: it answers one text with another, and llmviz continues "
+            "one text; load a model that is a decoder alone, such as GPT-2 or Llama"
+        )
+    reason = _why_not_causal(model)
+    if reason is None and not has_head and not _has_causal_kin(config):
+        reason = "its tokens look at later ones too"
+    if reason:
+        cure = ", or this one with is_decoder=True" if hasattr(config, "is_decoder") else ""
+        raise TypeError(
+            f"{kind}, which is not causal: {reason}, so it cannot continue a text; load a causal "
+            f"model{cure}"
+        )
+    if needs_head and not has_head:
+        raise TypeError(
+            f"{kind}, which has no language head over the vocabulary: load it with llmviz.load or "
+            "AutoModelForCausalLM.from_pretrained"
+        )
+
+
+def _why_not_causal(model) -> str | None:
+    """What a model does in place of predicting each token from those before it, if it does."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    config = model.config.get_text_config()
+    if hasattr(config, "mask_token_id") and hasattr(config, "causal"):  # XLM and Flaubert
+        return "it predicts the token under a mask that stands at the end"
+    both_ways = (
+        getattr(config, "is_causal", True) is False  # a word that all families may use
+        or getattr(config, "use_bidirectional_attention", None) in (True, "all")  # Gemma
+        or getattr(config, "attn_type", None) == "bi"  # XLNet
+        or config.model_type == "cpmant"  # whose configuration does not tell
+    )
+    # GPT-NeoX is causal, though its configuration says is_decoder=False: it has no masked kin.
+    if not both_ways and not getattr(config, "is_decoder", True):
+        both_ways = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES or any(
+            getattr(module, "is_causal", True) is False for module in model.modules()
+        )
+    return "its tokens look at later ones too" if both_ways else None
+
+
+def _has_causal_kin(config) -> bool:
+    """Whether a causal language model is made of such a body, in transformers or by its code."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    own = getattr(config, "auto_map", None) or {}
+    kinds = {config.model_type, config.get_text_config().model_type}
+    return "AutoModelForCausalLM" in own or any(
+        kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES for kind in kinds
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import llmviz as lv
-from llmviz.trace import Recorder
+from llmviz.recorder import Recorder
 from tests import tiny
 
 CUT = {"do_sample": True, "seed": 1, "top_k": 5, "temperature": 0.8, "max_new_tokens": 6}

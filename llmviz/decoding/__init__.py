@@ -9,20 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-import torch
 from torch import LongTensor
 
 from .. import arguments, processors
 from ..models import check_length, check_model, vocab_size
-from ..tokens import encode, token_labels
-from ..trace import Recorder, Trace
+from ..tokens import encode
+from ..trace import Trace
 from .assisted import assisted_search
 from .beams import beam_search, check_beams
 from .brought import warn_of_brought
 from .contrastive import check_alpha, contrastive_search
 from .dola import candidate_layers, dola
-from .prefix import as_list, check_cache, lengths_of, pad_token_id
+from .prefix import check_cache, pad_token_id
 from .search import MOST_ROWS, check_draws, greedy_search, sample
+from .text import trace_of, with_text
 
 __all__ = [
     "assisted_search",
@@ -269,64 +269,3 @@ def _stop(stop_strings: str | list[str] | None, tokenizer) -> Callable | None:
             f"of the strategies ({error})"
         ) from error
     return lambda input_ids: criteria(input_ids, None)
-
-
-def trace_of(
-    output,
-    tokenizer,
-    prompt: str | list[str],
-    *,
-    eos_token_id: int | list[int] | None = None,
-    top_logprobs: int = 20,
-) -> Trace:
-    """The record that `generate` makes, from the output of transformers' own `generate`.
-
-    output: of `model.generate(…, return_dict_in_generate=True, output_scores=True,
-        output_logits=True)`, with greedy search, sampling or beams. Of a beam search it tells the
-        returned sequences, but not the candidates that lost: `Trace.beams` stays None.
-    prompt: the text, or list of texts, that was continued.
-    eos_token_id: what ended a text; the tokenizer's own unless given. Needed for a batch whose
-        model has several (`model.generation_config.eos_token_id`); not needed after beams.
-    Raises ValueError where `output` lacks one of the three.
-    """
-    for name in ("sequences", "scores", "logits"):
-        if getattr(output, name, None) is None:
-            raise ValueError(
-                f"output has no {name}: call model.generate with return_dict_in_generate=True, "
-                "output_scores=True, output_logits=True"
-            )
-    sequences, beam_rows = output.sequences.cpu(), getattr(output, "beam_indices", None)
-    new = len(output.logits) if beam_rows is None else beam_rows.shape[1]
-    new_tokens = sequences[:, sequences.shape[1] - new :]
-    if beam_rows is None:
-        eos = tokenizer.eos_token_id if eos_token_id is None else eos_token_id
-        lengths = lengths_of(new_tokens, as_list(eos))
-        beam_rows = torch.arange(len(sequences))[:, None].expand(-1, new)
-    else:
-        # For each token the row of the beam that it continued; −1 behind the end.
-        beam_rows = beam_rows.cpu()
-        lengths = (beam_rows >= 0).sum(-1).tolist()
-    recorder = Recorder(top_logprobs)
-    for t in range(new):
-        rows, tokens = beam_rows[:, t].clamp(min=0), new_tokens[:, t].clamp(min=0)
-        recorder.record(output.logits[t], output.scores[t], tokens, rows)
-    scores = getattr(output, "sequences_scores", None)
-    run = Trace(
-        [prompt] if isinstance(prompt, str) else list(prompt),
-        [],
-        sequences,
-        sequences.shape[1] - new,
-        recorder.steps(lengths),
-        sequences_scores=None if scores is None else scores.tolist(),
-    )
-    return with_text(run, tokenizer)
-
-
-def with_text(run: Trace, tokenizer) -> Trace:
-    """Fill in what needs a tokenizer."""
-    # Beam search fills up with −1 where a model has no eos token: that is no token.
-    rows = [[i for i in row if i >= 0] for row in run.sequences.tolist()]
-    run.texts = tokenizer.batch_decode(rows, skip_special_tokens=True)
-    ids = sorted(run.mentioned())
-    run.labels = dict(zip(ids, token_labels(tokenizer, ids), strict=True))
-    return run

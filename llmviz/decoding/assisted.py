@@ -17,7 +17,7 @@ from .. import arguments
 from ..models import check_length, check_model
 from ..trace import Draft, Trace
 from .guidance import unconditional
-from .prefix import Prefix
+from .prefix import Prefix, can_take_back
 from .search import Generation, check_draws, check_inputs, draw, seeded
 
 
@@ -229,10 +229,7 @@ def _check(
     if assistant_model is None:
         looked_up = arguments.whole("prompt_lookup_num_tokens", looked_up)
     else:
-        try:
-            check_model(assistant_model)
-        except TypeError as error:
-            raise TypeError(f"assistant_{error}") from error
+        check_model(assistant_model, name="assistant_model")
         sizes = [m.config.get_text_config().vocab_size for m in (model, assistant_model)]
         if sizes[0] != sizes[1]:
             raise ValueError(
@@ -246,23 +243,9 @@ def _check(
             "since of each row another number of tokens would be accepted"
         )
     for name, judged in (("model", model), ("assistant_model", assistant_model)):
-        if judged is not None and not _can_take_back(judged):
+        if judged is not None and not can_take_back(judged):
             raise ValueError(
                 f"{name} is a {type(judged).__name__}, whose running state cannot be taken back to "
                 "an earlier token, as a cache of keys and values can: assisted decoding needs that"
             )
     return {"num_assistant_tokens": count, "prompt_lookup_num_tokens": looked_up}
-
-
-def _can_take_back(model) -> bool:
-    """Whether the model's cache can forget its last tokens."""
-    from transformers import DynamicCache
-
-    own_cache = not getattr(model, "_supports_default_dynamic_cache", lambda: True)()
-    if getattr(model, "_is_stateful", False) or own_cache:
-        return False
-    layers = DynamicCache(config=model.config).layers
-    kinds = getattr(model.config.get_text_config(), "layer_types", None) or [None] * len(layers)
-    # A layer that keeps the inputs of a convolution says that it can only once it is used.
-    pairs = zip(layers, kinds, strict=False)
-    return all(layer.is_croppable or kind == "conv" for layer, kind in pairs)

@@ -20,7 +20,8 @@ from torch import BoolTensor, LongTensor, Tensor
 
 from .. import arguments, processors
 from ..models import check_length
-from ..trace import BeamCandidate, BeamStep, Recorder, Trace
+from ..recorder import Recorder
+from ..trace import BeamCandidate, BeamStep, Trace
 from .guidance import unconditional
 from .prefix import Prefix, eos_token_ids
 from .search import MOST_ROWS, check_draws, check_inputs, check_stop, seeded, stopped
@@ -163,6 +164,7 @@ class BeamSearch:
         # A row per beam: group after group, and in each of them prompt after prompt.
         rows = torch.arange(self.prompts).repeat_interleave(self.num_beams).repeat(self.num_groups)
         self.prefix = Prefix(model, self.input_ids[rows], mask.cpu()[rows])
+        self.prompt_lengths = mask.cpu().sum(-1)
         self.unconditional = unconditional(model, self.settings, self.start)
         self.generator, self.filler = seeded(self.seed), filler(model)
         self.steps: list[list[_Candidates]] = []  # a step's, one per group
@@ -318,6 +320,7 @@ class BeamSearch:
             beams=beams,
             # A returned text that is none of the real hypotheses is told as far as it was one.
             beam_paths=[[number[id(c)] for c, _ in path if id(c) in number] for _, path in best],
+            prompt_lengths=self.prompt_lengths.repeat_interleave(returned).tolist(),
         )
 
 

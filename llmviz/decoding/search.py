@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from .. import arguments, processors
 from ..models import check_length, check_model, vocab_size
-from ..trace import Recorder, Trace
+from ..recorder import Recorder
+from ..trace import Trace
 from .guidance import Unconditional, unconditional
 from .prefix import Prefix, StaticPrefix, check_cache, eos_token_ids, pad_token_id
 
@@ -284,5 +285,11 @@ class Generation:
         steps = self.recorder.steps(self.lengths.tolist())
         settings = self.settings | settings
         return Trace(
-            [], [], self.prefix.input_ids.cpu(), self.num_prompt_tokens, steps, settings=settings
+            [],
+            [],
+            self.prefix.input_ids.cpu(),
+            self.num_prompt_tokens,
+            steps,
+            settings=settings,
+            prompt_lengths=self.prompt_mask.sum(-1).tolist(),
         )

@@ -1,0 +1,29 @@
+"""How values are written for a person, wherever they are written."""
+
+from __future__ import annotations
+
+from .arguments import plain
+from .tokens import readable
+
+
+def printable(text: str) -> str:
+    """`text` with every control character shown as its sign or code point, as labels do.
+
+    Spaces, tabs and newlines stay. What is left can neither steer a terminal nor turn the direction
+    of the text around it, and can be encoded.
+    """
+    return "".join(c if c in " \t\n" or c.isprintable() else readable(c) for c in text)
+
+
+def fixed(value: float, digits: int = 2) -> str:
+    """Such as 0.25, with so many digits after the point, and never -0.00."""
+    return f"{round(value, digits) + 0.0:.{digits}f}"
+
+
+def given(value: float) -> str:
+    """A setting as it was given: 1 for 1.0, and no digit less where it has many."""
+    value = plain(value)
+    if isinstance(value, int):
+        return str(value)
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
