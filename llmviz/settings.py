@@ -163,7 +163,10 @@ def checked(name: str, value, vocab_size: int | None = None):
     """The setting's value as plain Python data; a ValueError, saying what would do, where it is
     out of bounds."""
     if name not in _SETTINGS:
-        raise TypeError(f"{name} is not a setting; there are {', '.join(_SETTINGS)}")
+        raise TypeError(
+            f"unknown setting {name} (there is no setting of that name): known are "
+            f"{', '.join(_SETTINGS)}"
+        )
     off, check_one = _SETTINGS[name]
     if value is None and off is None:
         return None
