@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..internals import final_norm
+from ..head import final_norm
 from . import Exercise
 
 
