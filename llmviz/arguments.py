@@ -165,7 +165,7 @@ def tensor(
         at = (~fits).nonzero()[0].tolist()
         bounds = "finite numbers" if low == -math.inf else f"numbers of {low:g} or more"
         if high < math.inf:
-            bounds = f"numbers from {low:g} to {high:g}"
+            bounds = f"numbers from {low:.3g} to {high:.3g}"
         raise ValueError(f"{name}{at} is {found[tuple(at)].item()}: pass {bounds}")
     return found
 

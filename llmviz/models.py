@@ -360,7 +360,7 @@ def vocab_size(model) -> int:
     """How many tokens the model has an embedding for: each id must be below."""
     try:
         rows = getattr(model.get_input_embeddings(), "num_embeddings", None)
-    except NotImplementedError:  # a model that does not say which of its parts that is
+    except (AttributeError, NotImplementedError):  # a model that does not say which part it is
         rows = None
     return model.config.get_text_config().vocab_size if rows is None else rows
 
