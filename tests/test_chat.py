@@ -43,7 +43,7 @@ def says(answer, eos=(tiny.EOS,), **config):
     tokens = [*(bytes_of(answer) if isinstance(answer, str) else answer), eos[-1]]
 
     def next_logits(text):
-        # The answer begins behind the last <bos>, which is written "<bos>assistant↵".
+        # The answer begins after the last <bos>, which is written "<bos>assistant↵".
         done = (
             len(text) - (len(text) - 1 - text[::-1].index(tiny.BOS)) - len("<bos>assistant\n") + 4
         )
@@ -166,7 +166,7 @@ TEXTS = ["Hi 😀!", "你好，世界", "a👩‍👩‍👧‍👦é́z", "🇩
 @pytest.mark.parametrize("text", TEXTS)
 def test_a_stream_grows_by_whole_characters(text):
     steps = [response for response, _ in streamed(says(text))]
-    # One step a character: no character waits for the one behind it.
+    # One step per character: no character waits for the one after it.
     wanted = [text[:i] for i in range(1, len(text) + 1)] or [""]
     assert steps == (wanted if text != "�" else [""])
 
