@@ -199,6 +199,15 @@ def _listed(value):
     return found
 
 
+def tokenizer(name: str, value):
+    """A tokenizer of transformers, or what can be used like one."""
+    if callable(value) and hasattr(value, "convert_ids_to_tokens"):
+        return value
+    raise TypeError(
+        f"{name}={shown(value)}: it must be a tokenizer, such as llmviz.load returns with the model"
+    )
+
+
 def trace(name: str, value) -> Trace:
     """A Trace."""
     from .trace import Trace
