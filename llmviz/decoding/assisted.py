@@ -15,7 +15,7 @@ from torch.nn.functional import one_hot
 from .. import arguments
 from ..models import check_length, check_model
 from ..trace import Draft, Trace
-from .prefix import Prefix
+from .prefix import Prefix, can_take_back
 from .search import Generation, draw, seeded
 
 
@@ -204,7 +204,7 @@ def _check(model, input_ids, assistant_model, prompt_lookup_num_tokens, num_assi
                 "it must propose in the model's own tokens; take a smaller model of the same family"
             )
     for name, judged in (("model", model), ("assistant_model", assistant_model)):
-        if getattr(judged, "_is_stateful", False):
+        if judged is not None and not can_take_back(judged):
             raise ValueError(
                 f"{name} is a {type(judged).__name__}, whose running state cannot be taken back to "
                 "an earlier token, as a cache of keys and values can: assisted decoding needs that"
