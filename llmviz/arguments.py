@@ -165,7 +165,7 @@ def tensor(
         at = (~fits).nonzero()[0].tolist()
         bounds = "finite numbers" if low == -math.inf else f"numbers of {low:g} or more"
         if high < math.inf:
-            bounds = f"numbers from {low:g} to {high:g}"
+            bounds = f"numbers from {low:.3g} to {high:.3g}"
         raise ValueError(f"{name}{at} is {found[tuple(at)].item()}: pass {bounds}")
     return found
 
@@ -189,6 +189,15 @@ def _listed(value):
     if any(isinstance(one, bool) for one in found):
         raise TypeError("True and False are no numbers")
     return found
+
+
+def tokenizer(name: str, value):
+    """A tokenizer of transformers, or what can be used like one."""
+    if callable(value) and hasattr(value, "convert_ids_to_tokens"):
+        return value
+    raise TypeError(
+        f"{name}={shown(value)}: it must be a tokenizer, such as llmviz.load returns with the model"
+    )
 
 
 def trace(name: str, value) -> Trace:

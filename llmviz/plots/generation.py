@@ -265,7 +265,7 @@ def plot_sampler(
 
     step: from 1. A token that a processor ruled out keeps its bar before, and is marked "cut". The
     last pair holds all other tokens, so each kind of bar adds up to 1 over the vocabulary.
-    Raises TypeError or ValueError for a step that there is not, and arguments out of bounds.
+    Raises TypeError or ValueError for a step that does not exist, and arguments out of bounds.
     """
     top_k = arguments.whole("top_k", top_k, 1, _BARS)
     steps = arguments.steps("run", run, sequence)
