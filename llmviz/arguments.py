@@ -108,21 +108,21 @@ def text(name: str, value) -> str:
     return value
 
 
-def labels(name: str, value, count: int | None = None) -> list[str]:
-    """One or more texts to be shown, `count` of them where that is given.
+def labels(name: str, value, count: int | None = None, of: str = "") -> list[str]:
+    """One or more texts to be shown; `count` of them, which is the length of the argument `of`.
 
     They may hold anything, half a surrogate pair included: views show it by its code point.
     """
-    listed = isinstance(value, Iterable) and not isinstance(
-        value, (str, bytes, Mapping, set, frozenset)
-    )
+    listed = isinstance(value, Iterable) and getattr(value, "ndim", 1) == 1
+    if isinstance(value, (str, bytes, Mapping, set, frozenset)):
+        listed = False
     found = list(value) if listed else [None]
     if not all(isinstance(one, str) for one in found):
         raise TypeError(f"{name}={shown(value)}: it must be a list of strings")
     if not found:
         raise ValueError(f"{name} is empty: pass at least one string")
     if count not in (None, len(found)):
-        raise ValueError(f"{name} has {len(found)} entries: it must have {count}")
+        raise ValueError(f"{name} has {len(found)} entries: it must have {count}, as {of}")
     return [str(one) for one in found]
 
 
@@ -165,7 +165,7 @@ def tensor(
         at = (~fits).nonzero()[0].tolist()
         bounds = "finite numbers" if low == -math.inf else f"numbers of {low:g} or more"
         if high < math.inf:
-            bounds = f"numbers from {low:g} to {high:g}"
+            bounds = f"numbers from {low:.3g} to {high:.3g}"
         raise ValueError(f"{name}{at} is {found[tuple(at)].item()}: pass {bounds}")
     return found
 
@@ -178,7 +178,9 @@ def numbers_of(name: str, value, low: float = -math.inf, high: float = math.inf)
 def _listed(value):
     """What torch can read: a table's column by its values, and whatever can be walked as a list."""
     if hasattr(value, "to_numpy"):
-        return value.to_numpy()
+        value = value.to_numpy()
+    if getattr(getattr(value, "flags", None), "writeable", True) is False:
+        return value.copy()  # torch warns of an array that cannot be written to
     if hasattr(value, "__array__") or not isinstance(value, Iterable):
         return value
     if isinstance(value, (str, bytes, Mapping, set, frozenset)):
@@ -187,6 +189,15 @@ def _listed(value):
     if any(isinstance(one, bool) for one in found):
         raise TypeError("True and False are no numbers")
     return found
+
+
+def tokenizer(name: str, value):
+    """A tokenizer of transformers, or what can be used like one."""
+    if callable(value) and hasattr(value, "convert_ids_to_tokens"):
+        return value
+    raise TypeError(
+        f"{name}={shown(value)}: it must be a tokenizer, such as llmviz.load returns with the model"
+    )
 
 
 def trace(name: str, value) -> Trace:

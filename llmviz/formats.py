@@ -23,5 +23,7 @@ def fixed(value: float, digits: int = 2) -> str:
 def given(value: float) -> str:
     """A setting as it was given: 1 for 1.0, and no digit less where it has many."""
     value = plain(value)
+    if isinstance(value, int):
+        return str(value)
     short = f"{value:g}"
     return short if float(short) == value else repr(value)

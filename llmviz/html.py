@@ -152,12 +152,12 @@ def attention_strip(weights, labels: list[str], *, query: int = -1) -> View:
     Raises TypeError or ValueError for other shapes and values.
     """
     weights = arguments.tensor("weights", weights, "tokens", "tokens", low=0.0, high=1.001)
-    labels = arguments.labels("labels", labels, len(weights))
+    labels = arguments.labels("labels", labels, len(weights), "weights")
     query = arguments.whole("query", query, -len(labels), len(labels) - 1) % len(labels)
     boxes, lines = [], [f"weights from token {query}, {labels[query]}"]
     for i, (label, weight) in enumerate(zip(labels, weights[query].tolist(), strict=True)):
         style, below = f"{_TOKEN};text-align:center;vertical-align:top", "&nbsp;"
-        if i > query:
+        if i > query and not weight:
             style += ";color:#9ca3af"
         else:
             fill, ink = _shade(math.sqrt(weight))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import LongTensor, Tensor
 
-from ..internals import final_norm, unembed
+from ..head import Head
 from ..trace import Trace
 from .search import Generation, draw, seeded
 
@@ -51,12 +51,12 @@ def dola(
     run = Generation(
         model, input_ids, attention_mask, max_new_tokens, top_logprobs, stop, settings, do_sample
     )
-    norm, premature = final_norm(model), []
+    head, premature = Head(model), []
     while run.goes_on:
         output = run.prefix.read(output_hidden_states=True)
         logits = output.logits[:, -1].float()
         hidden = [output.hidden_states[i][:, -1].to(logits.device) for i in layers]
-        early_logits = unembed(model, norm(torch.stack(hidden, dim=1))).float()
+        early_logits = head.unembed(head.norm(torch.stack(hidden, dim=1))).float()
         allowed = run.process(logits) > -math.inf
         contrasted, layer = contrast(logits, early_logits, allowed)
         premature.append([layers[i] for i in layer.tolist()])

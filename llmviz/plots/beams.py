@@ -72,7 +72,7 @@ def plot_beam_tree(
 
 def _history(run: Trace, prompt: int) -> tuple[list[BeamStep], list[int]]:
     """A prompt's steps, checked, and the best hypothesis's candidate in each of them."""
-    if arguments.trace("run", run).beams is None:
+    if not arguments.trace("run", run).beams:
         raise ValueError("run has no beams: make it with lv.generate(…, num_beams=2 or more)")
     prompt = arguments.whole("prompt", prompt, 0, len(run.beams) - 1)
     steps, paths = run.beams[prompt], run.beam_paths or [[]]

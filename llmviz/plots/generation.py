@@ -47,7 +47,7 @@ def plot_probabilities(
     Raises TypeError or ValueError for an argument that is out of bounds.
     """
     values = arguments.numbers_of("probabilities", probabilities, 0.0, 1.001)
-    names = arguments.labels("labels", labels, len(values))
+    names = arguments.labels("labels", labels, len(values), "probabilities")
     few("probabilities", names, _BARS)
     if chosen is not None:
         chosen = arguments.whole("chosen", chosen, 0, len(values) - 1)
@@ -79,9 +79,11 @@ def plot_temperature(
     Raises TypeError or ValueError for an argument that is out of bounds.
     """
     logits = arguments.tensor("logits", logits, "tokens", ruled_out=True)
-    labels = arguments.labels("labels", labels, len(logits))
+    labels = arguments.labels("labels", labels, len(logits), "logits")
     few("logits", labels, _BARS)
     values = arguments.numbers_of("temperatures", temperatures)
+    if min(values) <= 0:
+        raise ValueError(f"temperatures holds {min(values)}: pass numbers above 0")
     if len(values) > 12:
         raise ValueError(f"temperatures has {len(values)} entries: 12 at most can be told apart")
     rows = [processors.temperature(logits[None], value)[0].softmax(-1) for value in values]
@@ -263,7 +265,7 @@ def plot_sampler(
 
     step: from 1. A token that a processor ruled out keeps its bar before, and is marked "cut". The
     last pair holds all other tokens, so each kind of bar adds up to 1 over the vocabulary.
-    Raises TypeError or ValueError for a step that there is not, and arguments out of bounds.
+    Raises TypeError or ValueError for a step that does not exist, and arguments out of bounds.
     """
     top_k = arguments.whole("top_k", top_k, 1, _BARS)
     steps = arguments.steps("run", run, sequence)

@@ -45,7 +45,7 @@ def plot_attention_overview(
     """
     weights = arguments.tensor("weights", weights, "layers", "heads", "tokens", "tokens", **_SHARE)
     layers, heads, tokens, _ = weights.shape
-    labels = arguments.labels("labels", labels, tokens)
+    labels = arguments.labels("labels", labels, tokens, "weights")
     layer = arguments.whole("layer", layer, 0, layers - 1)
     head = arguments.whole("head", head, 0, heads - 1)
     width, height = 10, max(10 * heads / layers, 1.2)
@@ -54,11 +54,13 @@ def plot_attention_overview(
     ax = new_axes(ax, width=width, height=height)
     dots = min(tokens, max(1440 // max(layers, heads) - 4, 8))
     small = torch.nn.functional.adaptive_max_pool2d(weights, dots)
+    if _is_causal(weights):
+        small = _past(small)
     gap = max(dots // 8, 1)
-    padded = torch.nn.functional.pad(_past(small), (0, gap, 0, gap), value=math.nan)
+    padded = torch.nn.functional.pad(small, (0, gap, 0, gap), value=math.nan)
     mosaic = padded.permute(1, 2, 0, 3).reshape(heads * (dots + gap), layers * (dots + gap))
     extent = (-0.5, layers - 0.5, heads - 0.5, -0.5)
-    ax.imshow(mosaic, cmap=_attention_colours(), norm=_ROOTS, extent=extent, aspect="auto",
+    ax.imshow(mosaic.numpy(), cmap=_attention_colours(), norm=_ROOTS, extent=extent, aspect="auto",
               interpolation="nearest")  # fmt: skip
     share = gap / (dots + gap)
     frame = {"facecolor": "none", "edgecolor": ORANGE, "linewidth": 2}
@@ -87,11 +89,13 @@ def plot_attention(weights, labels: list[str], *, ax: Axes | None = None) -> Axe
     """
     weights = arguments.tensor("weights", weights, "tokens", "tokens", **_SHARE)
     tokens = len(weights)
-    labels = arguments.labels("labels", labels, tokens)
+    labels = arguments.labels("labels", labels, tokens, "weights")
     side = min(1.2 + 0.28 * tokens, 7)
     ax = new_axes(ax, width=side, height=side)
     # A dot of the picture is never less than a token, however many there are.
-    ax.imshow(_past(weights), cmap=_attention_colours(), norm=_ROOTS, interpolation="nearest")
+    ax.imshow(
+        _past(weights).numpy(), cmap=_attention_colours(), norm=_ROOTS, interpolation="nearest"
+    )
     every = every_so_many(tokens, 40)
     for axis in (ax.xaxis, ax.yaxis):
         token_ticks(axis, labels, every)
@@ -139,7 +143,7 @@ def plot_similarity(hidden, *, ax: Axes | None = None) -> Axes:
     cosines = torch.einsum("itw,jtw->ij", unit, unit) / hidden.shape[1]
     ax = new_axes(ax, width=5.6, height=4.8)
     # Cosines run from -1 to 1; white is 0, where nothing is shared.
-    image = ax.imshow(cosines, cmap=_COSINE, vmin=-1, vmax=1, origin="lower")
+    image = ax.imshow(cosines.numpy(), cmap=_COSINE, vmin=-1, vmax=1, origin="lower")
     bar = ax.figure.colorbar(image, ax=ax, label="cosine", shrink=0.8)
     bar.outline.set_visible(False)
     bar.ax.tick_params(colors=MUTED, length=0)
@@ -160,7 +164,7 @@ def plot_norms(hidden, labels: list[str], *, ax: Axes | None = None) -> Axes:
     length 0, which has no place on this scale.
     """
     hidden = arguments.tensor("hidden", hidden, *_HIDDEN)
-    labels = arguments.labels("labels", labels, hidden.shape[1])
+    labels = arguments.labels("labels", labels, hidden.shape[1], "hidden")
     norms = hidden.double().norm(dim=-1)
     if not norms.all():
         at = (norms == 0).nonzero()[0].tolist()
@@ -183,8 +187,12 @@ def plot_norms(hidden, labels: list[str], *, ax: Axes | None = None) -> Axes:
     return ax
 
 
+def _is_causal(weights: torch.Tensor) -> bool:
+    return not weights.triu(1).any()
+
+
 def _past(weights: torch.Tensor) -> torch.Tensor:
-    """The weights without those of later tokens, which are 0 by construction."""
+    """Causal weights without those of later tokens, which are 0 by construction."""
     size = weights.shape[-1]
     later = torch.ones(size, size, dtype=torch.bool).triu(1)
     return weights.masked_fill(later, math.nan)
