@@ -648,7 +648,7 @@ CIRCULAR["self"] = CIRCULAR
         ({"temperature": -1.0}, ValueError, "temperature=-1.0"),
         ({"top_p": 0.0}, ValueError, "top_p=0.0"),
         ({"logits_processor": 5}, ValueError, "logits_processor=5"),
-        ({"tempo": 5}, TypeError, "tempo is no setting"),
+        ({"tempo": 5}, TypeError, "unknown setting tempo"),
         ({"past_key_values": 5}, TypeError, "past_key_values must be what chat"),
         ({"past_key_values": ChatCache(), "num_beams": 2}, ValueError, "num_beams=2"),
         ({"return_past_key_values": True, "num_beams": 2}, ValueError, "num_beams=2"),

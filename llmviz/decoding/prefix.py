@@ -198,9 +198,14 @@ def can_take_back(model) -> bool:
     """
     from transformers import DynamicCache
 
-    if getattr(model, "_is_stateful", False):
+    own_cache = not getattr(model, "_supports_default_dynamic_cache", lambda: True)()
+    if getattr(model, "_is_stateful", False) or own_cache:
         return False
-    return DynamicCache(config=model.config).is_croppable
+    layers = DynamicCache(config=model.config).layers
+    kinds = getattr(model.config.get_text_config(), "layer_types", None) or [None] * len(layers)
+    # A layer that keeps a convolution's inputs says that they can be taken back only once used.
+    pairs = zip(layers, kinds, strict=False)
+    return all(layer.is_croppable or kind == "conv" for layer, kind in pairs)
 
 
 def check_cache(cache_implementation: str | None) -> None:
