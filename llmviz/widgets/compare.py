@@ -16,9 +16,10 @@ from torch import LongTensor, Tensor
 from .. import arguments
 from ..colours import MUTED
 from ..decoding import generate, planned
-from ..formats import fixed, printable
+from ..formats import fixed
 from ..html import escaped, side_by_side
 from ..models import check_model
+from ..tokens import printable
 from ..trace import Trace
 from .base import Explorer, card, of_state, result_of, table
 from .controls import text_box, written
