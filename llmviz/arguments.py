@@ -51,6 +51,14 @@ def is_number(value) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
+def is_finite(value) -> bool:
+    """Whether `value` is a real number that a float can hold."""
+    try:
+        return is_number(value) and math.isfinite(plain(value))
+    except OverflowError:  # a whole number beyond all floats
+        return False
+
+
 def whole(name: str, value, low: int = 1, high: int | None = None) -> int:
     """A whole number from `low` to `high`, both included; None sets no upper bound."""
     if is_whole(value):
@@ -72,7 +80,7 @@ def number(
     """A finite number from `low` to `high`, both included; `wanted` says so in the message."""
     if is_number(value):
         found = plain(value)
-        if math.isfinite(found) and low <= found <= high:
+        if is_finite(found) and low <= found <= high:
             return found if isinstance(found, (int, float)) else float(found)
     raise ValueError(f"{name}={shown(value)}: it must be {wanted}")
 
@@ -189,6 +197,15 @@ def _listed(value):
     if any(isinstance(one, bool) for one in found):
         raise TypeError("True and False are no numbers")
     return found
+
+
+def tokenizer(name: str, value):
+    """A tokenizer of transformers, or what can be used like one."""
+    if callable(value) and hasattr(value, "convert_ids_to_tokens"):
+        return value
+    raise TypeError(
+        f"{name}={shown(value)}: it must be a tokenizer, such as llmviz.load returns with the model"
+    )
 
 
 def trace(name: str, value) -> Trace:

@@ -13,7 +13,7 @@ from . import arguments
 from .decoding.prefix import Prefix
 from .models import check_model, context_size, vocab_size
 from .tables import Table
-from .tokens import check_ids, token_labels
+from .tokens import check_ids, check_tokenizer, token_labels
 
 
 def score_choices(
@@ -54,6 +54,7 @@ def score_choices(
     probabilities follow from what the model says.
     """
     check_model(model)
+    check_tokenizer(tokenizer)
     batch_size = arguments.whole("batch_size", batch_size)
     arguments.flag("add_special_tokens", add_special_tokens)
     choices = _checked_texts(prompt, choices)

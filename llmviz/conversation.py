@@ -9,23 +9,21 @@ from __future__ import annotations
 import copy
 import math
 import re
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from os.path import commonprefix
 
 import torch
 from torch import BoolTensor, LongTensor, Tensor
 
 from . import arguments, processors
+from .chat_cache import ChatCache
 from .chat_template import conversation_ids, each_text
 from .decoding.beams import beam_search
 from .decoding.brought import warn_of_brought
-from .decoding.prefix import Prefix, as_list, eos_token_ids
+from .decoding.prefix import as_list, eos_token_ids
 from .decoding.search import Generation, check_draws, draw, seeded
 from .models import check_model, context_size, vocab_size
-from .tokens import GrowingText, printable
+from .tokens import GrowingText, check_tokenizer, printable
 
 ROLES = ("user", "system", "assistant", "observation", "tool")
 
@@ -176,11 +174,14 @@ def print_stream(stream: Iterable[tuple]) -> tuple:
     answer where it is. Raises KeyboardInterrupt where there is none yet, and TypeError for
     anything but what `stream_chat` returns.
     """
-    if isinstance(stream, (str, bytes, dict)) or not isinstance(stream, Iterable):
-        raise TypeError(f"stream must be what stream_chat returns, not {arguments.shown(stream)}")
+    try:
+        answers = iter(stream)
+    except TypeError as error:
+        shown = arguments.shown(stream)
+        raise TypeError(f"stream must be what stream_chat returns, not {shown}") from error
     last, printed = None, 0
     try:
-        for last in stream:
+        for last in answers:
             if not (isinstance(last, tuple) and last and isinstance(last[0], str)):
                 raise TypeError(
                     "stream must give tuples of a response and a history, as stream_chat does, "
@@ -204,80 +205,13 @@ def remove_invalid_values(input_ids: LongTensor, scores: Tensor) -> Tensor:
     InfNanRemoveLogitsProcessor makes 0 of NaN, which beats all other tokens where the scores are
     negative, as those of GPT-2, and all log-probabilities, are.
     """
+    if not isinstance(scores, Tensor) or not scores.is_floating_point():
+        raise TypeError(f"scores must be a float tensor, not {arguments.shown(scores)}")
     valid = scores.masked_fill(scores.isnan(), -math.inf)
     certain = scores == math.inf
     certainty = torch.zeros_like(scores).masked_fill(~certain, -math.inf)
     valid = torch.where(certain.any(-1, keepdim=True), certainty, valid)
     return torch.where(scores.isnan().all(-1, keepdim=True), scores, valid)
-
-
-@dataclass(eq=False)
-class ChatCache:
-    """What a model remembers of a conversation: the tokens it has read, and its KV cache of them.
-
-    While a stream runs on, so does its cache. `known` is None while a pass runs, and otherwise a
-    tuple of its own of the tokens, shape (1, tokens), their cache, and a reference to the model.
-    """
-
-    known: tuple | None = None
-
-    def __repr__(self) -> str:
-        has_read = self.known is not None and self.known[1] is not None
-        return f"ChatCache({self.known[0].shape[1] if has_read else 0} tokens)"
-
-    def __getstate__(self) -> dict:
-        return {"known": None}  # what one process has read is of no use in another
-
-    def begin(self, prefix: Prefix) -> None:
-        """Spare `prefix`, which has read nothing yet, the tokens that both begin with.
-
-        A template may write earlier turns in another way than it did (without their thinking, for
-        one), and a text's tokens need not be those that the model chose: what differs, and all
-        after it, is taken back, or else everything is read again.
-        """
-        known = self.known
-        # A running state, such as Mamba's, cannot go back, and goes on one token at a time only.
-        if known is None or known[1] is None or getattr(prefix.model, "_is_stateful", False):
-            return
-        tokens, cache, model = known
-        if model() is not prefix.model:
-            return
-        cache = copy.deepcopy(cache)
-        # The stream that it belongs to went on meanwhile, in this thread or another, so parts of
-        # the copy may be newer than others.
-        if self.known is not known:
-            return
-        tokens, wanted = tokens[0].tolist(), prefix.input_ids[0].tolist()
-        # One token at least must be read, for the scores after it.
-        shared = min(len(commonprefix([tokens, wanted])), len(wanted) - 1)
-        if shared < len(tokens):
-            if not _can_go_back(cache):
-                return
-            cache.crop(shared - len(tokens))
-        prefix.cache, prefix.unread = cache, len(wanted) - shared
-
-    def follow(self, prefix: Prefix) -> Tensor:
-        """Let `prefix` read on, and return its next logits, shape (1, vocabulary)."""
-        # Interrupted, some layers would have read more than others: nothing is known meanwhile.
-        self.known = None
-        logits = prefix.next_logits()
-        self.known = prefix.input_ids, prefix.cache, weakref.ref(prefix.model)
-        return logits
-
-
-def _can_go_back(cache) -> bool:
-    """Whether each layer of a transformers cache still has what a shorter text needs."""
-
-    def can(layer) -> bool:
-        if not getattr(layer, "is_croppable", False):
-            return False
-        # These let go of what their window or convolution has passed, unless told to record it.
-        if getattr(layer, "record_past", True):
-            return True
-        window = getattr(layer, "sliding_window", None)
-        return window is not None and layer.get_seq_length() < window
-
-    return all(map(can, getattr(cache, "layers", [None])))
 
 
 class _Turn:
@@ -288,6 +222,7 @@ class _Turn:
         top_p, temperature, logits_processor, eos_token_id, split_special_tokens, **settings,
     ):  # fmt: skip
         check_model(model)
+        check_tokenizer(tokenizer)
         self.tokenizer = tokenizer
         arguments.flag("split_special_tokens", split_special_tokens)
         self.messages, names = _messages(query, history, role, system)
@@ -353,7 +288,7 @@ def _warn_of_brought(model, **told) -> None:
 def _messages(query, history, role, system) -> tuple[list[dict], list[str]]:
     """The conversation up to and with the query, a copy; and what to call each message."""
     arguments.text("query", query)
-    if role not in ROLES:
+    if not isinstance(role, str) or role not in ROLES:
         raise ValueError(f"role={arguments.shown(role)}: it must be one of {', '.join(ROLES)}")
     history = [] if history is None else history
     if not isinstance(history, (list, tuple)):
@@ -424,6 +359,7 @@ def _room(model, prompt_tokens: int, max_length: int, max_new_tokens: int | None
         raise ValueError(
             f"the conversation has {prompt_tokens} tokens, which leaves no room for an answer: "
             f"max_length={max_length} counts them too, and the model's context holds "
-            f"{context or 'any number'}; drop the oldest messages of history"
+            f"{context or 'any number'}; drop the oldest messages of history, or "
+            "shorten query or system"
         )
     return room if max_new_tokens is None else min(room, max_new_tokens)

@@ -1,18 +1,8 @@
-"""How values are written for a person, wherever they are written."""
+"""How numbers are written for a person, wherever they are written."""
 
 from __future__ import annotations
 
 from .arguments import plain
-from .tokens import readable
-
-
-def printable(text: str) -> str:
-    """`text` with every control character shown as its sign or code point, as labels do.
-
-    Spaces, tabs and newlines stay. What is left can neither steer a terminal nor turn the direction
-    of the text around it, and can be encoded.
-    """
-    return "".join(c if c in " \t\n" or c.isprintable() else readable(c) for c in text)
 
 
 def fixed(value: float, digits: int = 2) -> str:

@@ -12,8 +12,8 @@ import re
 from os.path import commonprefix
 
 from . import arguments
-from .formats import fixed, printable
-from .tokens import clipped
+from .formats import fixed
+from .tokens import clipped, printable
 from .trace import Step, Trace
 
 # Typesetters leave an element of these classes alone: MathJax 2 (nbviewer) the first, MathJax 3

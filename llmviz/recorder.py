@@ -124,6 +124,20 @@ class Recorder:
         )
 
 
+def top_tokens(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """The ids of each row's highest scores, and their ranks, both of shape (rows, top_k).
+
+    Equals come by id, also where only some of them fit in: `topk` alone takes any of them.
+    """
+    ranked = _ranked(scores)
+    least = ranked.topk(top_k).values[:, -1:]
+    higher, equal = ranked > least, ranked == least
+    left = top_k - higher.sum(-1, keepdim=True)
+    ids = (higher | (equal & (equal.cumsum(-1) <= left))).nonzero()[:, 1].view(-1, top_k)
+    values, order = ranked.gather(-1, ids).sort(dim=-1, descending=True, stable=True)
+    return ids.gather(-1, order), _rank_among(values)
+
+
 def _ranked(scores: Tensor) -> Tensor:
     """What the tokens are ranked by: their scores, where NaN is lower than any number."""
     return scores.masked_fill(scores.isnan(), -math.inf)

@@ -18,6 +18,8 @@ def readable(text: str) -> str:
     A space becomes ␣, a newline ↵, a tab ⇥, a carriage return ␍; any other character that
     cannot be printed is written as its code point, such as ⟨U+200B⟩.
     """
+    if not isinstance(text, str):
+        raise TypeError(f"text must be a string, not {arguments.shown(text)}")
     return "".join(VISIBLE.get(c) or (c if c.isprintable() else f"⟨U+{ord(c):04X}⟩") for c in text)
 
 
@@ -48,7 +50,14 @@ def token_label(tokenizer, token_id: int) -> str:
 
 def token_labels(tokenizer, token_ids) -> list[str]:
     """`token_label` of every id in `token_ids` (a list, or a tensor of any shape)."""
-    ids = token_ids.flatten().tolist() if hasattr(token_ids, "flatten") else list(token_ids)
+    check_tokenizer(tokenizer)
+    try:
+        ids = token_ids.flatten().tolist() if hasattr(token_ids, "flatten") else [*token_ids]
+    except TypeError as error:
+        raise TypeError(f"token_ids must be ids, not {arguments.shown(token_ids)}") from error
+    for i in ids:
+        if type(i) is not int and not arguments.is_whole(i):
+            raise TypeError(f"token_ids must be whole numbers, not {arguments.shown(i)}")
     around = _neighbours(tokenizer)
     added = tokenizer.added_tokens_decoder.values() if around else ()
     special = {token.content for token in added if token.special}
@@ -103,6 +112,7 @@ def token_id_of(tokenizer, token: str | int, vocab_size: int, name: str = "token
     Raises ValueError that names `name` for a text of more tokens or none, and for an id outside
     the vocabulary.
     """
+    check_tokenizer(tokenizer)
     if isinstance(token, str):
         text = token
         for plain, shown in VISIBLE.items():
@@ -165,6 +175,7 @@ def encode(
     """
     import torch
 
+    check_tokenizer(tokenizer)
     arguments.flag("add_special_tokens", add_special_tokens)
     prompts = [prompt] if isinstance(prompt, str) else prompt
     if not isinstance(prompts, (list, tuple)) or not all(isinstance(p, str) for p in prompts):
@@ -190,6 +201,16 @@ def encode(
     input_ids = torch.tensor([[pad_token_id] * (width - len(r)) + r for r in rows])
     attention_mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows])
     return input_ids, attention_mask
+
+
+def check_tokenizer(tokenizer) -> None:
+    """Raise TypeError for anything but a tokenizer of transformers, or one that works alike."""
+    needed = ("__call__", "decode", "convert_ids_to_tokens", "added_tokens_decoder")
+    if isinstance(tokenizer, type) or not all(hasattr(tokenizer, name) for name in needed):
+        raise TypeError(
+            f"tokenizer must be a tokenizer of transformers, not {arguments.shown(tokenizer)}: "
+            "llmviz.load returns one with its model"
+        )
 
 
 def check_ids(tokenizer, token_ids: list[int], vocab_size: int | None, name: str) -> None:

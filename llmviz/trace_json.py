@@ -86,8 +86,8 @@ def _settings(value, path: str) -> dict:
     return jsonform.unwrapped(jsonform.mapping(value, path))
 
 
-_ID, _COUNT, _SHARE = whole(), whole(), real(0, 1.001)  # rounding
-_LOG_PROB = real(high=0)
+# A little rounding is allowed for.
+_ID, _COUNT, _SHARE, _LOG_PROB = whole(), whole(), real(-0.001, 1.001), real(high=0.001)
 _CANDIDATE = record(
     Candidate,
     token_id=_ID,
@@ -102,7 +102,7 @@ _STEP = record(
     token_id=_ID,
     rank=whole(1),
     log_prob=_LOG_PROB,
-    entropy=real(0),
+    entropy=real(-0.001),
     kept=_COUNT,
     mass=_SHARE,
     candidates=list_of(_CANDIDATE),

@@ -13,7 +13,6 @@ from tokenizers.processors import TemplateProcessing
 from transformers import InfNanRemoveLogitsProcessor
 
 import llmviz as lv
-from llmviz import conversation as conversation_module
 from llmviz.conversation import ChatCache
 from tests import decoders, tiny
 from tests.scripted import Scripted
@@ -44,7 +43,7 @@ def says(answer, eos=(tiny.EOS,), **config):
     tokens = [*(bytes_of(answer) if isinstance(answer, str) else answer), eos[-1]]
 
     def next_logits(text):
-        # The answer begins behind the last <bos>, which is written "<bos>assistant↵".
+        # The answer begins after the last <bos>, which is written "<bos>assistant↵".
         done = (
             len(text) - (len(text) - 1 - text[::-1].index(tiny.BOS)) - len("<bos>assistant\n") + 4
         )
@@ -167,7 +166,7 @@ TEXTS = ["Hi 😀!", "你好，世界", "a👩‍👩‍👧‍👦é́z", "🇩
 @pytest.mark.parametrize("text", TEXTS)
 def test_a_stream_grows_by_whole_characters(text):
     steps = [response for response, _ in streamed(says(text))]
-    # One step a character: no character waits for the one behind it.
+    # One step per character: no character waits for the one after it.
     wanted = [text[:i] for i in range(1, len(text) + 1)] or [""]
     assert steps == (wanted if text != "�" else [""])
 
@@ -295,7 +294,9 @@ def test_what_would_steer_the_terminal_is_printed_as_its_code_point(capsys):
     assert capsys.readouterr().out == shown
 
 
-@pytest.mark.parametrize("bad", [5, None, "hello", ["hello"], [()], [(5, [])], {"a": 1}])
+@pytest.mark.parametrize(
+    "bad", [5, None, "hello", ["hello"], [()], [(5, [])], {"a": 1}, np.array("a")], ids=str
+)
 def test_print_stream_takes_a_stream(bad):
     with pytest.raises(TypeError, match="^stream must"):
         lv.print_stream(bad)
@@ -459,7 +460,7 @@ def test_a_stream_that_goes_on_while_its_cache_is_taken_over_spoils_nothing(
             next(first)
         return deepcopy(value, *memo)
 
-    monkeypatch.setattr(conversation_module.copy, "deepcopy", meanwhile)
+    monkeypatch.setattr(copy, "deepcopy", meanwhile)
     second = lv.stream_chat(model, ours, "so?", history, past_key_values=past, **settings)
     monkeypatch.undo()
     assert [*second][-1][0] == wanted
@@ -648,7 +649,7 @@ CIRCULAR["self"] = CIRCULAR
         ({"temperature": -1.0}, ValueError, "temperature=-1.0"),
         ({"top_p": 0.0}, ValueError, "top_p=0.0"),
         ({"logits_processor": 5}, ValueError, "logits_processor=5"),
-        ({"tempo": 5}, TypeError, "tempo is no setting"),
+        ({"tempo": 5}, TypeError, "unknown setting tempo"),
         ({"past_key_values": 5}, TypeError, "past_key_values must be what chat"),
         ({"past_key_values": ChatCache(), "num_beams": 2}, ValueError, "num_beams=2"),
         ({"return_past_key_values": True, "num_beams": 2}, ValueError, "num_beams=2"),

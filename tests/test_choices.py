@@ -22,7 +22,7 @@ CHOICES = ["goods", "life", "l", "neither of the two", "ö"]
 
 
 def separately(model, tokenizer, prompt, choices, start):
-    """The log-probability of each token behind the first `start`, by a pass for each choice."""
+    """The log-probability of each token after the first `start`, by a pass for each choice."""
     found = []
     for choice in choices:
         ids = tokenizer(prompt + choice, return_tensors="pt").input_ids

@@ -8,8 +8,8 @@ from html import unescape
 import pytest
 
 import llmviz as lv
-from llmviz.formats import printable
-from llmviz.html import escaped, quoted
+from llmviz.html import VERBATIM, escaped, quoted
+from llmviz.tokens import printable
 from llmviz.trace import Candidate, Step, Trace
 from tests import tiny
 from tests.views import assert_harmless
@@ -55,7 +55,7 @@ def test_hostile_tokens_prompts_and_names_stay_text_in_every_view():
     for view in views:
         assert_harmless(view._repr_html_())
         assert all(printable(text) in shown(view._repr_html_()) for text in HOSTILE)
-        assert all(c.isprintable() or c == "\n" for c in repr(view))
+        assert printable(repr(view)) == repr(view)
         assert "⟨U+001B⟩[31m" in repr(view)
 
 
@@ -114,3 +114,10 @@ def test_side_by_side_refuses():
 def test_a_batch_shows_each_sequence_behind_its_own_prompt():
     run = lv.generate(tiny.model("llama"), tiny.tokenizer(), ["hello", "bye"], max_new_tokens=2)
     assert "bye" in repr(lv.token_strip(run, sequence=1)).splitlines()[0]
+
+
+def test_a_tables_own_description_is_a_table_too():
+    run = lv.generate(tiny.model("llama"), tiny.tokenizer(), "a", max_new_tokens=2)
+    described = run.frame.assign(token="$x$").describe(include="all")
+    assert described.loc["top", "token"] == "$x$"
+    assert described._repr_html_().startswith(f'<table class="dataframe {VERBATIM}">')

@@ -231,3 +231,27 @@ def test_what_was_whole_is_not_lost_when_the_answer_is_cut(kind, text):
         whole = text.encode()[:count].decode(errors="ignore")
         assert growing.end() == decoded(ours, ids[: len(whole.encode())])
         assert growing.end().strip() == whole.strip()
+
+
+@pytest.mark.parametrize("wrong", [None, 5, "gpt2", [], object(), type(tiny.tokenizer())], ids=str)
+def test_what_is_no_tokenizer_is_told(wrong):
+    model = tiny.model("llama")
+    for ask in (
+        lambda: encode(wrong, "a"),
+        lambda: lv.token_table(wrong, "a"),
+        lambda: lv.token_labels(wrong, [1]),
+        lambda: token_id_of(wrong, "a", 5),
+        lambda: lv.chat(model, wrong, "hi"),
+        lambda: lv.score_choices(model, wrong, "hi", ["a"]),
+        lambda: lv.generate(model, wrong, "hi"),
+    ):
+        with pytest.raises(TypeError, match="tokenizer must be a tokenizer"):
+            ask()
+
+
+@pytest.mark.parametrize("wrong", [None, 5, "a", ["a"], [1.5], [True], [None]], ids=str)
+def test_ids_are_whole_numbers(wrong):
+    with pytest.raises(TypeError, match="token_ids must be"):
+        lv.token_labels(tiny.tokenizer(), wrong)
+    with pytest.raises(TypeError, match="text must be a string"):
+        lv.readable(wrong if wrong != "a" else b"a")

@@ -9,6 +9,8 @@ from __future__ import annotations
 import warnings
 from weakref import WeakKeyDictionary
 
+from ..settings import SAMPLING
+
 # What changes the tokens of `model.generate`, and the value that switches it off there. What is not
 # listed is either told in every call (max_new_tokens), shared by both sides (eos_token_id), or
 # changes speed alone (cache_implementation).
@@ -60,9 +62,6 @@ _OFF = {
     "assistant_early_exit": None,
     "use_mtp": False,
 }
-_SAMPLING = {
-    "temperature", "top_h", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff",
-}  # fmt: skip
 _BEAMS = {
     "length_penalty", "early_stopping", "num_beam_groups", "diversity_penalty",
     "renormalize_logits",
@@ -88,7 +87,7 @@ def brought(model, **told) -> dict:
     moot, draws, beams = set(told), applied("do_sample") is True, (applied("num_beams") or 1) > 1
     contrasts = not draws and not beams and bool(applied("penalty_alpha"))
     if not draws:
-        moot |= _SAMPLING - {"top_k"} if contrasts else _SAMPLING
+        moot |= SAMPLING - {"top_k"} if contrasts else SAMPLING
     if not beams:
         moot |= _BEAMS
     if not contrasts:

@@ -8,9 +8,11 @@ from collections.abc import Callable
 import torch
 from torch import LongTensor, Tensor
 
+from .. import arguments
 from ..head import Head
+from ..models import check_model
 from ..trace import Trace
-from .search import Generation, draw, seeded
+from .search import Generation, check_draws, draw, seeded
 
 
 def dola(
@@ -44,14 +46,18 @@ def dola(
     things follow the paper, not that code: each row of a batch has its own early layer, and the
     divergence is Jensen and Shannon's (the code had the arguments of both halves swapped). One
     follows the logit lens: early layers pass the final norm before the head, as the last one does.
-    Raises ValueError for `dola_layers` that name no layer, or one that there is not.
+    Raises ValueError for `dola_layers` that name no layer, or one that the model does not have, and
+    for a model that does not end in layers, norm and head.
     """
+    check_model(model)
+    head = Head(model)
     layers = candidate_layers(model, dola_layers)
+    do_sample, seed = check_draws(do_sample, seed)
     generator = seeded(seed)
     run = Generation(
         model, input_ids, attention_mask, max_new_tokens, top_logprobs, stop, settings, do_sample
     )
-    head, premature = Head(model), []
+    premature = []
     while run.goes_on:
         output = run.prefix.read(output_hidden_states=True)
         logits = output.logits[:, -1].float()
@@ -63,7 +69,8 @@ def dola(
         scores = run.process(contrasted)
         tokens = draw(scores.softmax(-1), generator) if do_sample else scores.argmax(-1)
         run.append(tokens, logits, scores)
-    trace = run.trace(dola_layers=dola_layers, seed=seed)
+    named = dola_layers if isinstance(dola_layers, str) else layers
+    trace = run.trace(dola_layers=named, seed=seed)
     by_row = zip(*premature, strict=True)
     trace.premature_layers = [
         list(chosen[: len(steps)]) for chosen, steps in zip(by_row, trace.steps, strict=True)
@@ -82,7 +89,7 @@ def contrast(
     logits: the last layer's, shape (rows, vocabulary).
     early_logits: the candidates', shape (rows, layers, vocabulary).
     allowed: which tokens no rule forbids, of the shape of `logits`; all of them unless given.
-    relative_top: tokens less likely than this share of the likeliest allowed one's probability are
+    relative_top: tokens whose probability is below this share of the most likely allowed one's are
         ruled out: what an early layer thinks nothing of would win for no other reason.
 
     Returns the scores, shape (rows, vocabulary), and which of the candidates was taken, shape
@@ -91,8 +98,8 @@ def contrast(
     final, early = logits.log_softmax(-1), early_logits.log_softmax(-1)
     layer = jensen_shannon(final[:, None], early).argmax(-1)
     gain = final - early[torch.arange(len(early), device=early.device), layer]
-    likeliest = final if allowed is None else final.masked_fill(~allowed, -math.inf)
-    plausible = final >= likeliest.amax(-1, keepdim=True) + math.log(relative_top)
+    possible = final if allowed is None else final.masked_fill(~allowed, -math.inf)
+    plausible = final >= possible.amax(-1, keepdim=True) + math.log(relative_top)
     return gain.masked_fill(~plausible, -math.inf), layer
 
 
@@ -108,18 +115,18 @@ def jensen_shannon(log_p: Tensor, log_q: Tensor) -> Tensor:
 def candidate_layers(model, dola_layers: str | list[int]) -> list[int]:
     """The numbers of the layers that `dola_layers` stands for."""
     count = model.config.get_text_config().num_hidden_layers
-    if dola_layers == "high":
+    named = dola_layers if isinstance(dola_layers, str) else None
+    if named == "high":
         return list(range(max(count // 2, count - 20), count, 2))
-    if dola_layers == "low":
+    if named == "low":
         tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
         start = min(2, count - 1) if tied else 0
         return list(range(start, min(count // 2, 20), 2)) or [start]
-    whole = isinstance(dola_layers, (list, tuple, range)) and all(
-        isinstance(i, int) and not isinstance(i, bool) for i in dola_layers
-    )
+    dola_layers = list(dola_layers) if isinstance(dola_layers, (tuple, range)) else dola_layers
+    whole = isinstance(dola_layers, list) and all(map(arguments.is_whole, dola_layers))
     if not whole or not dola_layers or not all(0 <= i < count for i in dola_layers):
         raise ValueError(
-            f'dola_layers={dola_layers!r:.100}: it must be "low", "high", or a list of one or more '
-            f"layers' numbers from 0 (the embedding) to {count - 1}"
+            f'dola_layers={arguments.shown(dola_layers)}: it must be "low", "high", or a list of '
+            f"one or more layers' numbers from 0 (the embedding) to {count - 1}"
         )
-    return list(dola_layers)
+    return [int(i) for i in dola_layers]

@@ -181,7 +181,7 @@ def _naming_the_cache(model, cache) -> Iterator[None]:
     """Say so where a model's own code cannot read the `cache` that it is given."""
     try:
         yield
-    except (TypeError, AttributeError, IndexError, KeyError) as error:
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
         if cache is None or type(model).__module__.startswith("transformers."):
             raise
         raise TypeError(
@@ -198,9 +198,14 @@ def can_take_back(model) -> bool:
     """
     from transformers import DynamicCache
 
-    if getattr(model, "_is_stateful", False):
+    own_cache = not getattr(model, "_supports_default_dynamic_cache", lambda: True)()
+    if getattr(model, "_is_stateful", False) or own_cache:
         return False
-    return DynamicCache(config=model.config).is_croppable
+    layers = DynamicCache(config=model.config).layers
+    kinds = getattr(model.config.get_text_config(), "layer_types", None) or [None] * len(layers)
+    # A layer that keeps a convolution's inputs says that they can be taken back only once used.
+    pairs = zip(layers, kinds, strict=False)
+    return all(layer.is_croppable or kind == "conv" for layer, kind in pairs)
 
 
 def check_cache(cache_implementation: str | None) -> None:

@@ -57,7 +57,8 @@ def trace_of(
     lacks one of the three.
     """
     _check_output(output)
-    arguments.whole("top_logprobs", top_logprobs)
+    arguments.tokenizer("tokenizer", tokenizer)
+    top_logprobs = arguments.whole("top_logprobs", top_logprobs)
     prompts = [prompt] if isinstance(prompt, str) else prompt
     sequences, beam_rows = output.sequences.cpu(), getattr(output, "beam_indices", None)
     new = len(output.logits) if beam_rows is None else beam_rows.shape[1]
@@ -108,16 +109,21 @@ def _check_output(output) -> None:
                 f"output has no {name}: call model.generate with return_dict_in_generate=True, "
                 "output_scores=True, output_logits=True"
             )
-    shapes = {tuple(x.shape) for x in (*output.scores, *output.logits)}
-    steps, width = len(output.logits), output.sequences.shape[-1]
-    if len(shapes) != 1 or len(output.scores) != steps or output.sequences.ndim != 2:
+    sequences, scores, logits = output.sequences, output.scores, output.logits
+    parts = [*scores, *logits] if isinstance(scores, tuple) and isinstance(logits, tuple) else []
+    shapes = {tuple(getattr(part, "shape", ())) for part in parts}
+    if len(shapes) != 1 or len(scores) != len(logits) or len(min(shapes)) != 2:
         raise ValueError(
-            f"output has {len(output.scores)} scores and {steps} logits, of the shapes "
-            f"{arguments.shown(shapes)}: a step of model.generate has one of each, of shape (rows, "
-            "vocabulary)"
+            "output.scores and output.logits must be as model.generate makes them, one tensor of "
+            f"shape (rows, vocabulary) for each step, not of {arguments.shown(shapes)}"
         )
-    if steps > width:
-        raise ValueError(f"output has {steps} logits, for sequences of {width} tokens")
+    rows, vocabulary = shapes.pop()
+    beam_rows, shape = getattr(output, "beam_indices", None), getattr(sequences, "shape", ())
+    new = len(logits) if beam_rows is None else beam_rows.shape[1]
+    if len(shape) != 2 or shape[1] < new or (beam_rows is None and shape[0] != rows):
+        raise ValueError(f"output.sequences has the shape {tuple(shape)}, for {new} new tokens")
+    if sequences[:, shape[1] - new :].max() >= vocabulary:
+        raise ValueError(f"output.sequences holds ids beyond the vocabulary's {vocabulary}")
 
 
 def _ids(name: str, value) -> list[int]:
@@ -136,12 +142,16 @@ def _prompt_lengths(
     if not isinstance(prompts, (list, tuple)) or not all(isinstance(p, str) for p in prompts):
         kind = type(prompts).__name__
         raise TypeError(f"prompt must be a string or a list of strings, not {kind}")
+    for text in prompts:
+        arguments.text("prompt", text)
     count, width = columns.shape
     if not prompts or count % len(prompts):
         raise ValueError(f"prompt is {len(prompts)} texts, and output has {count} sequences")
     if attention_mask is not None:
-        mask = torch.as_tensor(attention_mask)
-        if mask.ndim != 2 or mask.shape[1] != width or len(mask) not in (len(prompts), count):
+        mask = arguments.tensor(
+            "attention_mask", attention_mask, "prompts", "tokens", low=0, high=1
+        )
+        if mask.shape[1] != width or len(mask) not in (len(prompts), count):
             raise ValueError(
                 f"attention_mask has the shape {tuple(mask.shape)}: it must be that of the "
                 f"prompts, ({len(prompts)}, {width})"
@@ -166,18 +176,17 @@ def _length(row: list[int], tokenizer, prompt: str, pad: int | None) -> int:
 def _criteria(tokenizer, stop_strings, stopping_criteria) -> list[Callable]:
     from transformers import StopStringCriteria
 
-    found = []
-    if stopping_criteria is not None:
-        alone = callable(stopping_criteria) and not isinstance(stopping_criteria, (list, tuple))
-        found = [stopping_criteria] if alone else list(stopping_criteria)
+    found = stopping_criteria
+    if not isinstance(found, (list, tuple)):  # transformers' StoppingCriteriaList is a list
+        found = [] if found is None else [found]
     if not all(map(callable, found)):
         raise TypeError(
             f"stopping_criteria={arguments.shown(stopping_criteria)}: it must be a "
             "StoppingCriteria or a list of them"
         )
+    found = list(found)
     if stop_strings is not None:
-        strings = [stop_strings] if isinstance(stop_strings, str) else list(stop_strings)
-        for string in strings:
-            arguments.text("stop_strings", string)
+        strings = [stop_strings] if isinstance(stop_strings, str) else stop_strings
+        strings = arguments.labels("stop_strings", strings)
         found.append(StopStringCriteria(tokenizer=tokenizer, stop_strings=strings))
     return found

@@ -12,8 +12,7 @@ from matplotlib.colors import LinearSegmentedColormap
 
 from .. import arguments
 from ..colours import FAINT, INK, MUTED
-from ..formats import printable
-from ..tokens import clipped
+from ..tokens import clipped, printable
 
 PROBABILITY = LinearSegmentedColormap.from_list("probability", ["#FFFFFF", "#9CCBE8", "#005A8F"])
 
