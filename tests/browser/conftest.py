@@ -1,7 +1,5 @@
 """One JupyterLab and one browser for all tests of this folder."""
 
-import shutil
-
 import pytest
 
 from tests.browser.lab import HOSTILE_SETUP, ROOT, SETUP, TINY_SETUP, serve
@@ -11,9 +9,15 @@ from tests.browser.lab import HOSTILE_SETUP, ROOT, SETUP, TINY_SETUP, serve
 @pytest.fixture(scope="package")
 def lab(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lab") / "notebooks"
-    shutil.copytree(ROOT / "notebooks", folder)
+    folder.mkdir()
     with serve(folder) as lab:
         yield lab
+
+
+@pytest.fixture(scope="session")
+def executed(request):
+    """Where the lessons are that nbval ran and compared; without `--executed`, the stored ones."""
+    return request.config.getoption("--executed", None) or ROOT / "notebooks"
 
 
 # A notebook with a kernel for each kind of model, which all explorers' tests share:
