@@ -56,14 +56,14 @@ _HOME = {
     "token_strip": "html",
     "BeamExplorer": "widgets",
     "Comparison": "widgets",
-    "ProcessorChain": "widgets",
-    "SamplerBench": "widgets",
+    "ProcessorChain": "explorers",
+    "SamplerBench": "explorers",
     "Inside": "widgets",
     "Stepper": "widgets",
 }
 _ROOMS = {
     "models", "tokens", "processors", "decoding", "trace", "internals", "frames", "plots", "html",
-    "choices", "conversation", "checks", "widgets",
+    "choices", "conversation", "checks", "explorers", "widgets",
 }  # fmt: skip
 
 __all__ = sorted({*_HOME, *_ROOMS})

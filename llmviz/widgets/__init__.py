@@ -10,11 +10,9 @@ matplotlib: `.figure()`.
 from importlib import import_module
 
 _HOME = {
-    "SamplerBench": "sampler",
     "Stepper": "stepper",
     "BeamExplorer": "beams",
     "Comparison": "compare",
-    "ProcessorChain": "chain",
     "Inside": "inside",
 }
 
