@@ -6,6 +6,7 @@ from . import conversation as conversation
 from . import decoding as decoding
 from . import default_model as default_model
 from . import devices as devices
+from . import explorers as explorers
 from . import frames as frames
 from . import head as head
 from . import html as html
@@ -33,6 +34,8 @@ from .decoding import generate as generate
 from .decoding import greedy_search as greedy_search
 from .decoding import sample as sample
 from .decoding import trace_of as trace_of
+from .explorers import ProcessorChain as ProcessorChain
+from .explorers import SamplerBench as SamplerBench
 from .frames import logits_to_frame as logits_to_frame
 from .frames import predict_next_tokens as predict_next_tokens
 from .html import attention_strip as attention_strip
@@ -67,8 +70,6 @@ from .trace import Trace as Trace
 from .widgets import BeamExplorer as BeamExplorer
 from .widgets import Comparison as Comparison
 from .widgets import Inside as Inside
-from .widgets import ProcessorChain as ProcessorChain
-from .widgets import SamplerBench as SamplerBench
 from .widgets import Stepper as Stepper
 
 __version__: str

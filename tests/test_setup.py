@@ -52,7 +52,7 @@ DISTRIBUTION = {"PIL": "pillow", "yaml": "pyyaml", "tomli": "pytest", "IPython":
 # What a declared package cannot be without, and may be imported too.
 COMES_ALONG = {
     "ipykernel": "jupyterlab", "ipython": "ipywidgets", "jupyter-server": "jupyterlab",
-    "tokenizers": "transformers", "typing-extensions": "torch",
+    "tokenizers": "transformers", "traitlets": "ipywidgets", "typing-extensions": "torch",
 }  # fmt: skip
 
 

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from tests.browser.lab import ROOT, serve
+from tests.browser.lab import HOSTILE_SETUP, ROOT, SETUP, TINY_SETUP, serve
 
 
 # Not for the whole session: playwright's event loop would stand in the way of other tests.
@@ -16,11 +16,38 @@ def lab(tmp_path_factory):
         yield lab
 
 
+# A notebook with a kernel for each kind of model, which all explorers' tests share:
+#     explorer = real.show("lv.Stepper(model, tokenizer, 'I enjoy walking')")
+
+
+@pytest.fixture(scope="package")
+def real(lab):
+    """The course's own model. `real.show(source)` shows an explorer in it."""
+    yield from _with_kernel(lab, SETUP)
+
+
+@pytest.fixture(scope="package")
+def small(lab):
+    """A tiny model that answers at once, such as for the keyboard's tests."""
+    yield from _with_kernel(lab, TINY_SETUP)
+
+
+@pytest.fixture(scope="package")
+def hostile(lab):
+    """A tiny model whose tokens try to run; `prompt` is as bad."""
+    yield from _with_kernel(lab, HOSTILE_SETUP)
+
+
+def _with_kernel(lab, setup):
+    with lab.notebook(lab.write(setup)) as notebook:
+        notebook.run_all()
+        yield notebook
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     """After a failure: what the reader would have seen, in words and as a screenshot."""
     report = yield
-    lab = getattr(item, "funcargs", {}).get("lab")
     if report.failed and (lab := getattr(item, "funcargs", {}).get("lab")):
         report.sections += [("a notebook, as the test left it", seen) for seen in lab.look()]
     return report

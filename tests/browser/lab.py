@@ -10,14 +10,17 @@ import subprocess
 import sys
 import time
 import urllib.request
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
+from IPython.core.formatters import DisplayFormatter
 from playwright.sync_api import Error, Locator, Page, sync_playwright
 
 from llmviz.lab import SETTINGS
+from tests.save_notebooks import normalised, save
 
 ROOT = Path(__file__).resolve().parents[2]
 SCREENSHOTS = Path(__file__).parent / "screenshots"
@@ -38,28 +41,46 @@ TINY_SETUP = (
 
 
 class Lab:
-    """A server over a copy of the lessons, with a browser."""
+    """A server over a copy of the lessons, with a browser.
+
+    Its pages are kept: a notebook is opened in one that is free, and closed again, since loading
+    JupyterLab takes longer than most tests. Kernels are dear too, at some five seconds each, so
+    an explorer's tests share those of the fixtures `real`, `small` and `hostile` (see conftest.py),
+    and a saved notebook comes from `saved`, which needs none.
+    """
 
     def __init__(self, url: str, folder: Path, context):
         self.url, self.folder, self._context = url, folder, context
         self._made, self._left = 0, []
+        self._free: list[Page] = []
+        self._open: dict[Page, str] = {}
 
-    def write(self, *sources: str, name: str | None = None, markdown: str = "") -> str:
+    def write(self, *sources: str, markdown: str = "") -> str:
         """A scratch notebook with a code cell for each of `sources`, after one of `markdown`; its
         name."""
-        self._made += 1
-        name = name or f"scratch-{self._made}.ipynb"
-        cells = [nbformat.v4.new_markdown_cell(markdown)] if markdown else []
-        cells += [nbformat.v4.new_code_cell(source) for source in sources]
-        notebook = nbformat.v4.new_notebook(cells=cells)
-        notebook.metadata["kernelspec"] = {
-            "display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3",
-        }  # fmt: skip
-        nbformat.write(notebook, self.folder / name)
-        return name
+        return self._write([nbformat.v4.new_code_cell(source) for source in sources], markdown)
+
+    def saved(self, *shown, markdown: str = "") -> str:
+        """The name of a scratch notebook that holds `shown` as outputs, saved as lessons are.
+
+        shown: explorers and other objects, made in the test's own process on a tiny model, or
+            ready MIME bundles (dicts). Nobody has trusted the notebook, and it needs no kernel.
+        """
+        cells = []
+        for count, thing in enumerate(shown, 1):
+            data = thing if isinstance(thing, dict) else _FORMATTER.format(thing)[0]
+            data = {
+                kind: b64encode(value).decode() if isinstance(value, bytes) else value
+                for kind, value in data.items()
+            }
+            output = nbformat.v4.new_output("execute_result", data, execution_count=count)
+            cells.append(
+                nbformat.v4.new_code_cell("shown", outputs=[output], execution_count=count)
+            )
+        return self._write(cells, markdown)
 
     def executed(self, *sources: str, markdown: str = "") -> str:
-        """The same, run and saved as the lessons are; nobody has trusted it."""
+        """As `saved`, but run by a kernel: slow, and to be replaced by `saved`."""
         name = self.write(*sources, markdown=markdown)
         command = [sys.executable, "-m", "tests.save_notebooks", str(self.folder / name)]
         done = subprocess.run(
@@ -68,40 +89,51 @@ class Lab:
         assert done.returncode == 0, done.stdout + done.stderr
         return name
 
+    def _write(self, cells: list, markdown: str) -> str:
+        self._made += 1
+        name = f"scratch-{self._made}.ipynb"
+        text = [nbformat.v4.new_markdown_cell(markdown)] if markdown else []
+        notebook = nbformat.v4.new_notebook(cells=[*text, *cells])
+        save(self.folder / name, normalised(notebook))
+        return name
+
     @contextmanager
     def notebook(self, name: str, *, kernel: bool = True, size=(1280, 1600)):
-        """The notebook `name` in a tab of its own, with a fresh kernel or none."""
-        page = self._context.new_page()
+        """The notebook `name` on a page of its own, with a fresh kernel or none."""
+        page = self._free.pop() if self._free else self._new_page()
+        page.bring_to_front()
         page.set_viewport_size({"width": size[0], "height": size[1]})
-        page.goto(f"{self.url}/lab/tree/{name}?reset")
-        page.wait_for_function(
-            "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel"
-            "?.status === 'idle'",
-            timeout=120_000,
-        )
-        session = "window.jupyterapp.shell.currentWidget.sessionContext"
-        if not kernel:
-            page.evaluate(f"() => {session}.shutdown()")
+        self._open[page] = name
+        notebook = Notebook(page)
         try:
-            yield Notebook(page)
+            notebook.open(name, kernel=kernel)
+            yield notebook
+            notebook.close()
+            self._free.append(page)
         except Exception:
-            self._left.append(_seen(page))
+            self._left.append(_seen(page, name))
+            page.evaluate(f"() => {_PANEL}?.context?.sessionContext?.shutdown()")
+            page.close()
             raise
         finally:
-            if kernel:
-                page.evaluate(f"() => {session}.shutdown()")
-            page.close()
+            del self._open[page]
+
+    def _new_page(self) -> Page:
+        page = self._context.new_page()
+        page.goto(f"{self.url}/lab?reset")
+        page.wait_for_function("() => window.jupyterapp?.restored", timeout=120_000)
+        page.evaluate("() => window.jupyterapp.restored.then(() => true)")
+        return page
 
     def look(self) -> list[str]:
         """What the notebooks show that are open, or that a failed test has just left."""
         left, self._left = self._left, []
-        return left + [_seen(page) for page in self._context.pages if "/lab/tree/" in page.url]
+        return left + [_seen(page, name) for page, name in self._open.items()]
 
 
-def _seen(page: Page) -> str:
-    """In words, for who reads the log of a failed test; and the path of a screenshot."""
+def _seen(page: Page, name: str) -> str:
+    """In words, for whoever reads the log of a failed test; and the path of a screenshot."""
     try:
-        name = page.url.rpartition("/")[2].partition("?")[0]
         fields = "all => all.map(field => field.value).join(' | ')"
         return "\n".join(
             [
@@ -114,11 +146,64 @@ def _seen(page: Page) -> str:
         return f"It could not be looked at: {error}"
 
 
+_PANEL = "window.jupyterapp.shell.currentWidget"
+_FORMATTER = DisplayFormatter()
+_OPEN = """async ([path, kernel]) => {
+  const { commands, shell } = window.jupyterapp;
+  delete window.__hacked;
+  const panel = await commands.execute("docmanager:open", { path, factory: "Notebook" });
+  const session = panel.context.sessionContext;
+  // The file has not come yet, and the kernel is started after it.
+  if (!kernel) session.kernelPreference = { ...session.kernelPreference, shouldStart: false };
+  await panel.context.ready;
+  await panel.revealed;
+  shell.activateById(panel.id);
+}"""
+_SHOW = """async ([sources, markdown]) => {
+  const content = window.jupyterapp.shell.currentWidget.content;
+  const cells = content.model.sharedModel;
+  cells.deleteCellRange(1, cells.cells.length);
+  const text = markdown ? [{ cell_type: "markdown", source: markdown, metadata: {} }] : [];
+  const code = sources.map(source => ({ cell_type: "code", source, metadata: {} }));
+  cells.insertCells(1, [...text, ...code]);
+  content.deselectAll();
+  content.activeCellIndex = 1;
+  await window.jupyterapp.commands.execute("notebook:run-all-below");
+}"""
+
+
 class Notebook:
-    """An open notebook: what a reader does with it, and what he sees."""
+    """An open notebook: what a reader does with it and sees in it."""
 
     def __init__(self, page: Page):
         self.page = page
+
+    def open(self, name: str, *, kernel: bool) -> None:
+        if self.page.evaluate("() => document.body.dataset.jpThemeName") != "JupyterLab Light":
+            self.theme("JupyterLab Light")
+        self.page.evaluate(_OPEN, [name, kernel])
+        path = f"() => {_PANEL}?.context?.path === {json.dumps(name)}"
+        idle = f" && {_PANEL}.sessionContext?.session?.kernel?.status === 'idle'"
+        self.page.wait_for_function(path + idle * kernel, timeout=120_000)
+
+    def close(self) -> None:
+        """Close it unsaved, and end its kernel."""
+        panel = self.page.evaluate_handle(f"() => {_PANEL}")
+        panel.evaluate("panel => panel.context.sessionContext.shutdown()")
+        panel.evaluate("panel => panel.dispose()")
+
+    def show(self, *sources: str, markdown: str = "", timeout: float = 300) -> Explored:
+        """Put cells of `sources` behind the first one, in place of what stood there, and run them;
+        the explorer that the last one shows. The kernel stays, and what the first cell has set.
+
+        For the notebooks of the fixtures `real`, `small` and `hostile`, which set `model` and
+        `tokenizer` (and `prompt`, in the last).
+        """
+        self.page.bring_to_front()
+        self.page.set_default_timeout(timeout * 1000)
+        self.page.evaluate(_SHOW, [list(sources), markdown])
+        self.page.set_default_timeout(30_000)
+        return self.explorer()
 
     def run_all(self, timeout: float = 300) -> None:
         self.page.set_default_timeout(timeout * 1000)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.browser.lab import HOSTILE_SETUP, SETUP, TINY_SETUP
+import llmviz as lv
+from tests import tiny
 
 COMPARISON = "lv.Comparison(model, tokenizer, {}, {}, max_new_tokens={})"
 DOG = "'I enjoy walking with my cute dog'"
@@ -10,10 +11,9 @@ TWO = "{'greedy': {}, 'top-p': {'do_sample': True, 'top_p': 0.9, 'seed': 0}}"
 
 
 @pytest.fixture(scope="module")
-def notebook(lab):
-    with lab.notebook(lab.write(SETUP, COMPARISON.format(DOG, TWO, 12))) as notebook:
-        notebook.run_all()
-        yield notebook
+def notebook(real):
+    real.show(COMPARISON.format(DOG, TWO, 12))
+    return real
 
 
 @pytest.fixture
@@ -72,25 +72,23 @@ def test_a_long_run_can_be_stopped(comparison):
     comparison.message.get_by_text("Edited").wait_for(state="detached")
 
 
-def test_it_works_with_the_keyboard_alone(lab):
-    with lab.notebook(lab.write(TINY_SETUP, COMPARISON.format("'hello'", TWO, 6))) as notebook:
-        notebook.run_all()
-        comparison, key = notebook.explorer(), notebook.page.keyboard
-        comparison.control("prompt").locator("input").focus()
-        key.press("Control+A")
-        key.type("how are you")
+def test_it_works_with_the_keyboard_alone(small):
+    comparison, key = small.show(COMPARISON.format("'hello'", TWO, 6)), small.page.keyboard
+    comparison.control("prompt").locator("input").focus()
+    key.press("Control+A")
+    key.type("how are you")
+    key.press("Tab")
+    key.press("Control+A")
+    key.type("two beams")
+    key.press("Tab")
+    key.type("num_beams=2")
+    for _ in range(7):  # the other three rows, and Run
         key.press("Tab")
-        key.press("Control+A")
-        key.type("two beams")
-        key.press("Tab")
-        key.type("num_beams=2")
-        for _ in range(7):  # the other three rows, and Run
-            key.press("Tab")
-        key.press("Enter")
-        comparison.wait_for("two beams")
-        comparison.wait_for("how are you …")
-        assert comparison.button("Run").evaluate("b => document.activeElement === b")
-        assert len(notebook.cells()) == 2  # no shortcut of JupyterLab's struck
+    key.press("Enter")
+    comparison.wait_for("two beams")
+    comparison.wait_for("how are you …")
+    assert comparison.button("Run").evaluate("b => document.activeElement === b")
+    assert len(small.cells()) == 2  # no shortcut of JupyterLab's struck
 
 
 def test_the_dark_theme_is_readable(comparison, notebook):
@@ -104,26 +102,27 @@ def test_the_dark_theme_is_readable(comparison, notebook):
         notebook.theme("JupyterLab Light")
 
 
-def test_hostile_tokens_and_names_run_nothing(lab):
+def test_hostile_tokens_and_names_run_nothing(hostile):
     name = "<img src=x onerror=window.__hacked=1>"
     two = f"{{{name!r}: {{}}, 'b': {{'do_sample': True, 'seed': 1}}}}"
-    with lab.notebook(lab.write(HOSTILE_SETUP, COMPARISON.format("prompt", two, 9))) as notebook:
-        notebook.run_all()
-        comparison = notebook.explorer()
-        comparison.type("settings 2", name)
-        comparison.button("Run").click()
-        comparison.message.get_by_text("write arguments").wait_for()
-        notebook.page.wait_for_timeout(500)
-        comparison.screenshot("compare-hostile")
-        assert "onerror=window.__hacked" in comparison.picture.inner_text()
-        assert not notebook.hacked()
-        assert comparison.root.locator("img, script, svg").count() == 0
+    comparison = hostile.show(COMPARISON.format("prompt", two, 9))
+    comparison.type("settings 2", name)
+    comparison.button("Run").click()
+    comparison.message.get_by_text("write arguments").wait_for()
+    hostile.page.wait_for_timeout(500)
+    comparison.screenshot("compare-hostile")
+    assert "onerror=window.__hacked" in comparison.picture.inner_text()
+    assert not hostile.hacked()
+    assert comparison.root.locator("img, script, svg").count() == 0
 
 
 def test_a_saved_notebook_keeps_picture_and_colours(lab):
     """Untrusted, without a kernel."""
-    name = lab.executed(SETUP, COMPARISON.format(DOG, TWO, 12))
-    with lab.notebook(name, kernel=False) as notebook:
+    strategies = {"greedy": {}, "top-p": {"do_sample": True, "top_p": 0.9, "seed": 0}}
+    comparison = lv.Comparison(
+        tiny.model("llama"), tiny.tokenizer(), "hello", strategies, max_new_tokens=12
+    )
+    with lab.notebook(lab.saved(comparison), kernel=False) as notebook:
         marked = notebook.page.locator(".jp-OutputArea-output span[style*='fde3b0']").first
         marked.wait_for()
         colour = marked.evaluate("m => getComputedStyle(m).backgroundColor")

@@ -2,17 +2,17 @@
 
 import pytest
 
-from tests.browser.lab import HOSTILE_SETUP, SETUP, TINY_SETUP
+import llmviz as lv
+from tests import tiny
 
 STEPPER = "lv.Stepper(model, tokenizer, {}, max_new_tokens={})"
 DOG = "'I enjoy walking with my cute dog'"
 
 
 @pytest.fixture(scope="module")
-def notebook(lab):
-    with lab.notebook(lab.write(SETUP, STEPPER.format(DOG, 12))) as notebook:
-        notebook.run_all()
-        yield notebook
+def notebook(real):
+    real.show(STEPPER.format(DOG, 12))
+    return real
 
 
 @pytest.fixture
@@ -75,37 +75,35 @@ def test_an_error_stands_in_the_explorer_and_the_next_input_works(stepper, noteb
     assert not [o for o in outputs if o["output_type"] in ("error", "stream")]
 
 
-def test_it_works_with_the_keyboard_alone(lab):
-    with lab.notebook(lab.write(TINY_SETUP, STEPPER.format("'hello'", 6))) as notebook:
-        notebook.run_all()
-        stepper, key = notebook.explorer(), notebook.page.keyboard
-        stepper.control("prompt").locator("input").focus()
-        key.press("Control+A")
-        key.type("how are you")
+def test_it_works_with_the_keyboard_alone(small):
+    stepper, key = small.show(STEPPER.format("'hello'", 6)), small.page.keyboard
+    stepper.control("prompt").locator("input").focus()
+    key.press("Control+A")
+    key.type("how are you")
+    key.press("Enter")
+    stepper.wait_for("how are you")
+    key.press("Tab")  # Back is disabled at the start
+    for n in (1, 2):
         key.press("Enter")
-        stepper.wait_for("how are you")
-        key.press("Tab")  # Back is disabled at the start
-        for n in (1, 2):
-            key.press("Enter")
-            stepper.wait_for(f"after {n} new token")
-        key.press("Shift+Tab")
-        key.press("Space")
-        stepper.wait_for("after 1 new token")
-        reached = []
-        for _ in range(16):
-            key.press("Tab")
-            reached.append(notebook.page.evaluate("() => document.activeElement.innerText"))
-        assert len([text for text in reached if text]) > 11
-        stepper.root.locator("button:visible").last.focus()
-        key.press("Enter")  # the least likely of the candidates
-        stepper.wait_for("├─")
-        stepper.button("Next branch").focus()
-        key.press("Enter")
-        stepper.wait_for("after 2 new tokens")
-        stepper.root.locator(".widget-play button").first.focus()
-        key.press("Enter")
-        stepper.wait_for("The text ends here")
-        assert len(notebook.cells()) == 2  # no shortcut of JupyterLab's struck
+        stepper.wait_for(f"after {n} new token")
+    key.press("Shift+Tab")
+    key.press("Space")
+    stepper.wait_for("after 1 new token")
+    reached = []
+    for _ in range(16):
+        key.press("Tab")
+        reached.append(small.page.evaluate("() => document.activeElement.innerText"))
+    assert len([text for text in reached if text]) > 11
+    stepper.root.locator("button:visible").last.focus()
+    key.press("Enter")  # the least likely of the candidates
+    stepper.wait_for("├─")
+    stepper.button("Next branch").focus()
+    key.press("Enter")
+    stepper.wait_for("after 2 new tokens")
+    stepper.root.locator(".widget-play button").first.focus()
+    key.press("Enter")
+    stepper.wait_for("The text ends here")
+    assert len(small.cells()) == 2  # no shortcut of JupyterLab's struck
 
 
 def test_the_dark_theme_is_readable(stepper, notebook):
@@ -120,29 +118,28 @@ def test_the_dark_theme_is_readable(stepper, notebook):
         notebook.theme("JupyterLab Light")
 
 
-def test_hostile_tokens_run_nothing(lab):
-    with lab.notebook(lab.write(HOSTILE_SETUP, STEPPER.format("prompt", 9))) as notebook:
-        notebook.run_all()
-        stepper = notebook.explorer()
-        for n in (1, 2, 3):
-            stepper.button("Forward").click()
-            stepper.wait_for(f"after {n} new token")
-        stepper.button("Back").click()
-        stepper.wait_for("after 2 new tokens")
-        stepper.root.locator("button:visible").last.click()
-        stepper.wait_for("├─")
-        stepper.root.locator("button:visible").last.hover()
-        notebook.page.wait_for_timeout(500)
-        stepper.screenshot("stepper-hostile")
-        assert "onerror=window.__hacked" in stepper.picture.inner_text()
-        assert not notebook.hacked()
-        assert stepper.root.locator("img, script, svg").count() == 0
+def test_hostile_tokens_run_nothing(hostile):
+    stepper = hostile.show(STEPPER.format("prompt", 9))
+    for n in (1, 2, 3):
+        stepper.button("Forward").click()
+        stepper.wait_for(f"after {n} new token")
+    stepper.button("Back").click()
+    stepper.wait_for("after 2 new tokens")
+    stepper.root.locator("button:visible").last.click()
+    stepper.wait_for("├─")
+    stepper.root.locator("button:visible").last.hover()
+    hostile.page.wait_for_timeout(500)
+    stepper.screenshot("stepper-hostile")
+    assert "onerror=window.__hacked" in stepper.picture.inner_text()
+    assert not hostile.hacked()
+    assert stepper.root.locator("img, script, svg").count() == 0
 
 
 def test_a_saved_notebook_keeps_picture_and_colours(lab):
     """Untrusted, without a kernel."""
-    walk = f"stepper = {STEPPER.format(DOG, 12)}\nstepper.forward()\nstepper"
-    with lab.notebook(lab.executed(SETUP, walk), kernel=False) as notebook:
+    stepper = lv.Stepper(tiny.model("llama"), tiny.tokenizer(), "hello", max_new_tokens=12)
+    stepper.forward()
+    with lab.notebook(lab.saved(stepper), kernel=False) as notebook:
         bars = notebook.page.locator(".jp-OutputArea-output td div div")
         bars.first.wait_for()
         colours = {bar.evaluate("b => getComputedStyle(b).backgroundColor") for bar in bars.all()}
