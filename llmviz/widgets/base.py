@@ -112,7 +112,7 @@ class Explorer(ipywidgets.VBox):
                     return
                 error = self._change(function)
                 if error is not None:
-                    self._complain(_reason(error))
+                    self._complain(reason(error))
                     if not isinstance(error, Exception):
                         raise error
                 elif not self.working:
@@ -181,7 +181,7 @@ class Explorer(ipywidgets.VBox):
             try:
                 result = self._run(doing, steps, stopped)
             except BaseException as error:  # nobody else would hear of it
-                words = _reason(error)
+                words = reason(error)
             with self._lock:
                 if stopped.is_set():
                     return
@@ -189,7 +189,7 @@ class Explorer(ipywidgets.VBox):
                 if words:
                     self._settle()
                 elif error := self._change(lambda: then(result)):
-                    words = _reason(error)
+                    words = reason(error)
                 if words:
                     self._complain(words)
                 else:
@@ -294,7 +294,7 @@ def _parts(widget: ipywidgets.Widget) -> list[ipywidgets.Widget]:
     return list(found.values())
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """An error in words: our own refusals as they are, any other with its type."""
     text, kind = str(error).strip(), type(error).__name__
     if not (text and type(error) in (ValueError, TypeError)):

@@ -141,12 +141,13 @@ class Name(str):
 
 def written(settings: dict) -> str:
     """Settings as keyword arguments, functions by their names."""
-    return ", ".join(f"{name}={_in_code(value)!r}" for name, value in settings.items())
+    return ", ".join(f"{name}={in_code(value)!r}" for name, value in settings.items())
 
 
-def _in_code(value):
+def in_code(value):
+    """A value whose repr is the code for it: functions by their names."""
     if isinstance(value, (list, tuple)):
-        return type(value)(map(_in_code, value))
+        return type(value)(map(in_code, value))
     return Name(value.__name__) if hasattr(value, "__name__") else value
 
 

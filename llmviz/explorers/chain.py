@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import ipywidgets
 from torch import Tensor
 
-from .. import processors
+from .. import arguments
 from ..colours import BLUE, FAINT
 from ..formats import fixed, given
 from ..html import escaped
-from ..models import check_model
-from ..tokens import token_id_of, token_label, token_labels
-from .base import bar, card, of_state, percent, table
-from .controls import PENALTIES, SAMPLING, as_percent, written
-from .position import Position, PositionExplorer
+from ..models import check_model, vocab_size
+from ..tokens import token_id_of
+from ..widgets.base import bar, card, percent, table
+from ..widgets.controls import as_percent, written
+from .position import PENALTIES, SAMPLING, Position, PositionExplorer
 
-_CHOICE = 30  # tokens in the list; any other can be typed
-_STYLE = {"description_width": "150px"}
+_CHOICE = 30  # tokens on the slider; any other can be typed
 
 
 @dataclass(frozen=True)
@@ -34,18 +32,6 @@ class Stage:
     words: str  # what the processor did to it, and why
 
 
-@dataclass(frozen=True, eq=False)
-class _Chain:
-    """A position, what the processors make of it in turn, and one token's way through them."""
-
-    position: Position
-    on: dict  # the settings that are switched on
-    scores: list[tuple[str, Tensor]]  # after each processor, from the logits on
-    token_id: int
-    typed: int | None  # the last token that is not among the most likely ones
-    stages: list[Stage]
-
-
 class ProcessorChain(PositionExplorer):
     """One token's score through every active processor, in transformers' order.
 
@@ -57,7 +43,7 @@ class ProcessorChain(PositionExplorer):
     Raises TypeError or ValueError for an argument out of bounds.
     """
 
-    token_id, stages = of_state("token_id"), of_state("stages")
+    kind, columns = "chain", ((*PENALTIES, "no_repeat_ngram_size"), SAMPLING)
 
     def __init__(
         self,
@@ -72,89 +58,56 @@ class ProcessorChain(PositionExplorer):
     ):
         check_model(model)
         if token is not None:
-            token = token_id_of(tokenizer, token, model.config.get_text_config().vocab_size)
-        self._first = token
-        columns = [(*PENALTIES, "no_repeat_ngram_size"), SAMPLING]
+            token = token_id_of(tokenizer, token, vocab_size(model))
         super().__init__(
-            model, tokenizer, prompt, continuation, columns, settings, add_special_tokens
+            model, tokenizer, prompt, continuation, settings, add_special_tokens, token=token
         )
-        # Not a Dropdown: JupyterLab keeps the arrow keys up and down for itself.
-        self.token_list = ipywidgets.SelectionSlider(
-            options=[""], description="token", tooltip="The most likely tokens under the model",
-            style=_STYLE, layout={"width": "480px"},
-        )  # fmt: skip
-        self.token_box = ipywidgets.Text(
-            description="or type one", placeholder="such as ␣dog", continuous_update=False,
-            style={"description_width": "90px"}, layout={"width": "315px"},
-        )  # fmt: skip
-        self.token_list.observe(self.reacts(self._from_list), "value")
-        self.token_box.observe(self.reacts(self._from_box), "value")
-        choice = ipywidgets.HBox(
-            [self.token_list, self.token_box], layout={"flex_flow": "row wrap"}
-        )
-        self.start(choice)
 
-    # The state
-
-    def begin(self, position: Position, on: dict) -> _Chain:
-        """The scores after each processor, from the logits on."""
-        stages = processors.stages(position.logits, **self.arguments(position, on))
-        scores = [("logits", position.logits), *stages]
-        if not scores[-1][1].max().isfinite():
-            self.process(position, on)  # raises, and says why
-        token_id = self._first if self._state is None else self._state.token_id
+    def begin(self, position: Position, scores: Tensor, chosen: dict) -> dict:
+        token_id, logits = chosen.get("token"), position.logits[0]
         if token_id is None:
-            top, last = _top(position), scores[-1][1][0]
-            token_id = next((i for i in top if last[i] == -math.inf), top[0])
-        typed = None if self._state is None else self._state.typed
-        return self._following(_Chain(position, on, scores, token_id, typed, []), token_id)
+            top = logits.topk(min(_CHOICE, len(logits))).indices.tolist()
+            token_id = next((i for i in top if scores[0, i] == -math.inf), top[0])
+        return {"token": arguments.whole("token", token_id, low=0, high=len(logits) - 1)}
 
-    def _following(self, chain: _Chain, token_id: int) -> _Chain:
-        """`chain` with the way of this token; one that was typed stays in the list until the next
-        is, so that nothing moves under the slider."""
-        typed = chain.typed if token_id in _top(chain.position) else token_id
-        return replace(chain, token_id=token_id, typed=typed, stages=_stages(chain, token_id))
+    def on_type(self, content: dict) -> None:
+        """Follow a token by its text."""
+        size = self.position.logits.shape[-1]
+        token_id = token_id_of(self.tokenizer, content.get("text"), size)
+        self.chosen = {**self.chosen, "token": token_id}
 
-    def redraw(self) -> None:
-        super().redraw()
-        self._list()
+    @property
+    def token_id(self) -> int:
+        """The token that is followed."""
+        self.check_open()
+        return self.chosen["token"]
 
-    def settle(self) -> None:
-        super().settle()
-        self._list()
-
-    def _list(self) -> None:
-        """The tokens that the slider offers, and which of them is chosen."""
-        chain, top = self.state, _top(self.position)
-        ids = top if chain.typed is None or chain.typed in top else [chain.typed, *top]
-        p = chain.position.logits[0].softmax(-1)
-        labels = token_labels(self.tokenizer, ids)
-        ranks = [f"{top.index(i) + 1}." if i in top else "typed:" for i in ids]
-        options = [
-            (f"{rank} {label}  {percent(p[i].item())}", i)
-            for rank, label, i in zip(ranks, labels, ids, strict=True)
-        ]
-        with self._quietly():
-            if list(self.token_list.options) != options:
-                self.token_list.options = options
-            self.token_list.value = chain.token_id
-
-    def _from_list(self) -> None:
-        self._state = self._following(self.state, self.token_list.value)
-
-    def _from_box(self) -> None:
-        if self.token_box.value:
-            self._choose(self.token_box.value)
-            self.token_box.value = ""  # ready for the next; what is wrong stays, to be mended
-
-    def _choose(self, token: str | int) -> None:
-        chain = self.state
-        token_id = token_id_of(self.tokenizer, token, chain.position.logits.shape[-1])
-        self._state = self._following(chain, token_id)
+    @property
+    def stages(self) -> list[Stage]:
+        """The token's way, from the logits to the last processor that is on."""
+        at, i, on = self.position, self.token_id, self.settings
+        text, stages, before = at.input_ids[0].tolist(), [], None
+        generated = text[at.prompt_length :]
+        for name, scores in self._stages:
+            after, words = scores[0], "what the model says"
+            if before is not None:
+                value, times = on[name], (text.count(i), generated.count(i))
+                words = reason(name, value, before, after, i, *times)
+                name = written({name: value})
+            rank = None if after[i] == -math.inf else 1 + int((after > after[i]).sum())
+            probability = after.softmax(-1)[i].item()
+            left = int((after > -math.inf).sum())
+            stages.append(Stage(name, after[i].item(), probability, rank, left, words))
+            before = after
+        return stages
 
     @property
     def label(self) -> str:
-        return f"“{token_label(self.tokenizer, self.token_id)}”"
+        return f"“{self.labels[self.token_id]}”"
+
+    @property
+    def title(self) -> str:
+        return f"ProcessorChain of {self.position}"
 
     @property
     def verdict(self) -> str:
@@ -200,7 +153,7 @@ class ProcessorChain(PositionExplorer):
         )
 
     def as_text(self) -> str:
-        settings = written(self.state.on) or "everything off"
+        settings = written(self.settings) or "everything off"
         lines = [f"ProcessorChain of {self.position}: {settings}", self.verdict]
         for s in self.stages:
             figures = f"score {fixed(s.score)}, probability {percent(s.probability)}, rank {s.rank}"
@@ -226,31 +179,6 @@ class ProcessorChain(PositionExplorer):
         ax.xaxis.set_visible(False)
         ax.spines["bottom"].set_visible(False)
         return ax
-
-
-def _top(position: Position) -> list[int]:
-    """The most likely tokens, which the list offers."""
-    logits = position.logits[0]
-    return logits.topk(min(_CHOICE, len(logits))).indices.tolist()
-
-
-def _stages(chain: _Chain, i: int) -> list[Stage]:
-    """The way of token `i`, from the logits to the last active processor."""
-    text, stages, before = chain.position.input_ids[0].tolist(), [], None
-    generated = text[chain.position.prompt_length :]
-    for name, scores in chain.scores:
-        after, words = scores[0], "what the model says"
-        if before is not None:
-            value = chain.on[name]
-            words = reason(name, value, before, after, i, text.count(i), generated.count(i))
-            name = written({name: value})
-        higher = int((after > after[i]).sum())
-        rank = None if after[i] == -math.inf else 1 + higher
-        probability = after.softmax(-1)[i].item()
-        left = int((after > -math.inf).sum())
-        stages.append(Stage(name, after[i].item(), probability, rank, left, words))
-        before = after
-    return stages
 
 
 def reason(

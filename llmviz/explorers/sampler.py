@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import ipywidgets
 import torch
 from torch import LongTensor, Tensor
 
@@ -17,32 +16,16 @@ from ..formats import fixed
 from ..html import escaped
 from ..models import context_size
 from ..recorder import Recorder
-from ..tokens import clipped, token_labels
+from ..tokens import clipped
 from ..trace import Step, Trace
-from .base import bar, card, of_state, percent, table, token
-from .controls import PENALTIES, SAMPLING, Name, inputs_line, written
-from .position import Position, PositionExplorer
+from ..widgets.base import bar, card, percent, table, token
+from ..widgets.controls import Name, in_code, inputs_line, written
+from .position import PENALTIES, SAMPLING, Position, PositionExplorer
 
-_ROWS = 15  # the likeliest tokens before the processors; …
-_RISEN = 5  # … and at most so many that the processors lifted among the likeliest
+_ROWS = 15  # the most likely tokens before the processors; …
+_RISEN = 5  # … and at most so many that the processors lifted to the front
 _DRAWS = 1000
 _MOST = 2**53 - 1  # whole numbers in a browser
-
-
-@dataclass(frozen=True, eq=False)
-class _Bench:
-    """What the settings make of a position, and what was drawn so far."""
-
-    position: Position
-    on: dict  # the settings that are switched on
-    scores: Tensor  # (1, vocabulary), after the processors
-    seed: int
-    random: Tensor  # the state of the generator after these draws
-    draws: list[int]
-    counts: LongTensor | None  # how often each token came in the many draws
-    step: Step  # the rows to show and the exact figures, over the whole vocabulary
-    labels: dict[int, str]
-    entropy_after: float
 
 
 class SamplerBench(PositionExplorer):
@@ -57,8 +40,7 @@ class SamplerBench(PositionExplorer):
     Raises TypeError or ValueError for an argument out of bounds.
     """
 
-    scores, draws, counts = of_state("scores"), of_state("draws"), of_state("counts")
-    step, entropy_after = of_state("step"), of_state("entropy_after")
+    kind, columns = "sampler", (SAMPLING, PENALTIES)
 
     def __init__(
         self,
@@ -72,125 +54,122 @@ class SamplerBench(PositionExplorer):
         **settings,
     ):
         seed = arguments.whole("seed", seed, low=0, high=_MOST)
-        self._first_seed = seed
-        columns = [SAMPLING, PENALTIES]
         super().__init__(
-            model, tokenizer, prompt, continuation, columns, settings, add_special_tokens
-        )
-        self.seed_box = ipywidgets.BoundedIntText(
-            value=seed, min=0, max=_MOST, description="seed", tooltip="Seed of the draws",
-            style={"description_width": "150px"}, layout={"width": "300px"},
-        )  # fmt: skip
-        self.draw_button = ipywidgets.Button(
-            description="Draw", tooltip="Draw a token; each click draws another one"
-        )
-        self.draw_many_button = ipywidgets.Button(
-            description=f"Draw {_DRAWS:,}", tooltip=f"Draw {_DRAWS:,} times, and count"
-        )
-        self.call_box = ipywidgets.Textarea(
-            description="the same call", placeholder="Code that samples like this, to copy",
-            rows=5, style={"description_width": "150px"},
-            layout={"width": "800px", "max_width": "98%"},
-        )  # fmt: skip
-        self.seed_box.observe(self.reacts(self.restart), "value")
-        self.draw_button.on_click(self.reacts(self._draw))
-        self.draw_many_button.on_click(self.reacts(self._draw_many))
-        buttons = [self.seed_box, self.draw_button, self.draw_many_button]
-        self.start(
-            ipywidgets.HBox(buttons, layout={"flex_flow": "row wrap"}), below=(self.call_box,)
+            model, tokenizer, prompt, continuation, settings, add_special_tokens, seed=seed
         )
 
-    # The state
+    def begin(self, position: Position, scores: Tensor, chosen: dict) -> dict:
+        return {"seed": arguments.whole("seed", chosen.get("seed"), low=0, high=_MOST)}
 
-    def begin(self, position: Position, on: dict) -> _Bench:
-        """The scores after the processors; the draws begin anew."""
-        scores = self.process(position, on)
-        seed = self._first_seed if self._state is None else self.seed_box.value
-        step, labels = self._record(position, scores, [])
-        p = scores[0].softmax(-1)
-        entropy = max(-(p * p.log2()).nansum().item(), 0.0)
-        random = seeded(seed).get_state()
-        return _Bench(position, on, scores, seed, random, [], None, step, labels, entropy)
+    # Draws: they begin anew whenever something else is chosen
 
-    def settle(self) -> None:
-        super().settle()
-        self.seed_box.value = self.state.seed
+    def draw(self, times: int = 1) -> None:
+        """Draw a token with torch's generator, or count 1,000 draws from the seed on.
 
-    def redraw(self) -> None:
-        super().redraw()
-        self.call_box.value = self.call
+        Each call for one token draws another one; 1,000 are drawn from the seed on every time.
+        """
+        times = arguments.choice("times", times, [1, _DRAWS])
+        p, generator = self.scores.softmax(-1), seeded(self.chosen["seed"])
+        if times > 1:
+            drawn = torch.multinomial(p[0], times, replacement=True, generator=generator)
+            counts = drawn.bincount(minlength=p.shape[-1])
+            found = [[i, counts[i].item()] for i in counts.nonzero().flatten().tolist()]
+            self.answer = {**self.answer, "counts": found}
+            return
+        draws = self.draws
+        for _ in draws:  # the generator goes on from where it was
+            draw(p, generator)
+        self.answer = {**self.answer, "draws": [*draws, draw(p, generator).item()]}
 
-    def _draw(self) -> None:
-        before, generator = self.state, torch.Generator()
-        generator.set_state(before.random)
-        drawn = draw(before.scores.softmax(-1), generator).item()
-        draws = [*before.draws, drawn]
-        step, labels = self._record(before.position, before.scores, draws)
-        random = generator.get_state()
-        self._state = replace(before, draws=draws, random=random, step=step, labels=labels)
+    def on_draw(self, content: dict) -> None:
+        self.draw(content.get("times"))
 
-    def _draw_many(self) -> None:
-        before = self.state
-        drawn = torch.multinomial(
-            before.scores[0].softmax(-1),
-            _DRAWS,
-            replacement=True,
-            generator=seeded(before.seed),
-        )
-        counts = drawn.bincount(minlength=before.scores.shape[-1])
-        self._state = replace(before, counts=counts)
+    @property
+    def draws(self) -> list[int]:
+        """The tokens drawn one by one."""
+        return self.answer.get("draws", [])
 
-    def _record(
-        self, position: Position, scores: Tensor, draws: list[int]
-    ) -> tuple[Step, dict[int, str]]:
-        """The rows to show, with the token that was drawn last as the chosen one, and labels."""
-        recorder = Recorder(_ROWS)
-        chosen = torch.tensor(draws[-1:]) if draws else scores.argmax(-1)
-        recorder.record(position.logits, scores, chosen)
+    @property
+    def counts(self) -> LongTensor | None:
+        """How often each token came in 1,000 draws, shape (vocabulary,); None before them."""
+        if "counts" not in self.answer:
+            return None
+        counts = torch.zeros(self.scores.shape[-1], dtype=torch.long)
+        for token_id, times in self.answer["counts"]:
+            counts[token_id] = times
+        return counts
+
+    @property
+    def step(self) -> Step:
+        """The rows to show, with the token that was drawn last as the chosen one, and the exact
+        figures over the whole vocabulary."""
+        recorder, scores = Recorder(_ROWS), self.scores
+        chosen = torch.tensor(self.draws[-1:]) if self.draws else scores.argmax(-1)
+        recorder.record(self.position.logits, scores, chosen)
         step = recorder.steps([1])[0][0]
-        drawn = draws[-1] if draws else -1
+        drawn = self.draws[-1] if self.draws else -1
         risen = sorted((c for c in step.candidates if c.rank > _ROWS), key=lambda c: -c.score)
         kept_out = {c.token_id for c in risen[_RISEN:]} - {drawn}
         shown = [c for c in step.candidates if c.token_id not in kept_out]
-        ids = [c.token_id for c in shown] + draws
-        labels = dict(zip(ids, token_labels(self.tokenizer, ids), strict=True))
-        return replace(step, candidates=shown, token_id=drawn), labels
+        return replace(step, candidates=shown, token_id=drawn)
+
+    @property
+    def entropy_after(self) -> float:
+        """In bits, after the processors."""
+        p = self.scores[0].softmax(-1)
+        return max(-(p * p.log2()).nansum().item(), 0.0)
+
+    # The call
 
     @property
     def call(self) -> str:
         """The call that samples with these settings."""
-        at = self.state
         return sampling_call(
-            self.model,
-            self.tokenizer,
-            at.position,
-            at.seed,
-            at.on,
+            self.model, self.tokenizer, self.position, self.chosen["seed"], self.settings,
             add_special_tokens=self._add_special_tokens,
-        )
+        )  # fmt: skip
+
+    def more(self) -> dict:
+        """What the browser puts the same call together from."""
+        at, model = self._position, self.model
+        most, more = _limits(model, at, self._add_special_tokens)
+        generated = at.input_ids.shape[1] - at.prompt_length
+        own = self._fixed.get("logits_processor") or []
+        own = own if isinstance(own, (list, tuple)) else [own]
+        text = at.prompt + at.continuation
+        call = {
+            "theirs": model.device.type == "cpu" and not own,
+            "off": _texts(off(model, do_sample=True)),
+            "fixed": _texts(_after(self._fixed, generated)),
+            "inputs": inputs_line(model, self.tokenizer, text, self._add_special_tokens),
+            "most": most, "more": _texts(more), "generated": generated,
+            "text": repr(text), "own": [repr(in_code(function)) for function in own],
+        }  # fmt: skip
+        return {"call": call}
 
     # Its views
 
     def rows(self) -> list[dict]:
         """What is drawn, a row a token and one for all others: label, before, after (None where
         it was cut), count of the draws (None before them), chosen."""
+        step, counts = self.step, self.counts
         rows = [
             {
-                "label": self.state.labels[c.token_id],
+                "label": self.labels[c.token_id],
                 "before": math.exp(c.log_prob),
                 "after": None if c.score == -math.inf else c.processed_probability,
-                "count": None if self.counts is None else self.counts[c.token_id].item(),
-                "chosen": c.token_id == self.step.token_id,
+                "count": None if counts is None else counts[c.token_id].item(),
+                "chosen": c.token_id == step.token_id,
             }
-            for c in self.step.candidates
+            for c in step.candidates
         ]
         kept = sum(row["after"] is not None for row in rows)
-        others, others_kept = self.scores.shape[-1] - len(rows), self.step.kept - kept
+        others, others_kept = self.scores.shape[-1] - len(rows), step.kept - kept
         rest = {
             "label": f"all {others:,} others, {others_kept:,} kept",
             "before": max(1 - math.fsum(row["before"] for row in rows), 0.0),
             "after": max(1 - math.fsum(row["after"] or 0.0 for row in rows), 0.0),
-            "count": None if self.counts is None else _DRAWS - sum(row["count"] for row in rows),
+            "count": None if counts is None else _DRAWS - sum(row["count"] for row in rows),
             "chosen": False,
         }
         return [*rows, rest if others_kept else rest | {"after": None}]
@@ -205,7 +184,7 @@ class SamplerBench(PositionExplorer):
 
     def _notes(self) -> list[str]:
         notes = []
-        idle = [n for n in PENALTIES[1:] if n in self.state.on]
+        idle = [n for n in PENALTIES[1:] if n in self.settings]
         if idle and not self.position.continuation:
             verb = "looks" if len(idle) == 1 else "look"
             notes.append(
@@ -213,10 +192,10 @@ class SamplerBench(PositionExplorer):
                 "type a continuation."
             )
         if self.draws:
-            labels = [self.state.labels[i] for i in self.draws]
+            labels = [self.labels[i] for i in self.draws]
             earlier = f"{len(labels) - 12} more, " if len(labels) > 12 else ""
             notes.append(
-                f"drawn with seed {self.state.seed}: {earlier}"
+                f"drawn with seed {self.chosen['seed']}: {earlier}"
                 + "".join(f"{label} " for label in labels[-12:-1])
                 + f"▸ {labels[-1]}"
             )
@@ -224,10 +203,14 @@ class SamplerBench(PositionExplorer):
             rows = [r for r in self.rows() if r["after"] is not None]
             near = sum(_deviation(r) <= 2 for r in rows)
             notes.append(
-                f"{_DRAWS:,} draws with seed {self.state.seed}: {near} of {len(rows)} counts "
+                f"{_DRAWS:,} draws with seed {self.chosen['seed']}: {near} of {len(rows)} counts "
                 "lie within 2 standard deviations of what is expected"
             )
         return notes
+
+    @property
+    def title(self) -> str:
+        return f"SamplerBench of {self.position}"
 
     def picture(self) -> str:
         rows = self.rows()
@@ -254,7 +237,7 @@ class SamplerBench(PositionExplorer):
         return self.picture() + card(call)
 
     def as_text(self) -> str:
-        settings = written(self.state.on) or "everything off"
+        settings = written(self.settings) or "everything off"
         lines = [f"SamplerBench of {self.position}: {settings}"]
         lines.append(", ".join(f"{name} {value}" for name, value in self._figures()))
         for row in self.rows():
@@ -268,10 +251,10 @@ class SamplerBench(PositionExplorer):
         """The same pairs of bars with matplotlib; a stroke is a token's share of 1,000 draws."""
         from .. import plots
 
-        at = self.position
-        steps = [[self.step]]
-        run = Trace([at.prompt], [], at.input_ids, at.prompt_length, steps, self.state.labels)
-        ax = plots.plot_sampler(run, top_k=len(self.step.candidates), ax=ax)
+        at, step = self.position, self.step
+        labels = dict(enumerate(self.labels))
+        run = Trace([at.prompt], [], at.input_ids, at.prompt_length, [[step]], labels)
+        ax = plots.plot_sampler(run, top_k=len(step.candidates), ax=ax)
         if self.counts is not None:
             shares = [row["count"] / _DRAWS for row in self.rows()]
             at = [y + 0.2 for y in range(len(shares))]
@@ -289,10 +272,9 @@ def sampling_call(
     add_special_tokens: bool = True,
 ) -> str:
     """Code that continues the text with these settings, and with what it must switch off."""
-    text, tokens = at.prompt + at.continuation, at.input_ids.shape[1]
-    context = context_size(model)
-    most = 40 if context is None else min(40, context - tokens + 1)
-    generated = tokens - at.prompt_length
+    text = at.prompt + at.continuation
+    most, more = _limits(model, at, add_special_tokens)
+    generated = at.input_ids.shape[1] - at.prompt_length
     settings = _after(settings, generated)
     ours = [name for name in PENALTIES[1:] if name in settings]
     # A model on a GPU draws there, and gets other numbers from the same seed.
@@ -315,12 +297,22 @@ def sampling_call(
         own = settings.get("logits_processor") or []
         own = [Name("penalties"), *(own if isinstance(own, (list, tuple)) else [own])]
         settings = {n: v for n, v in settings.items() if n not in ours} | {"logits_processor": own}
-    more = {"max_new_tokens": most} if most < 40 else {}
-    more |= {} if add_special_tokens else {"add_special_tokens": False}
     return (
         f"{before}lv.generate(model, tokenizer, {text!r},\n"
         f"            {written({'do_sample': True, 'seed': seed, **more, **settings})})"
     )
+
+
+def _limits(model, at: Position, add_special_tokens: bool) -> tuple[int, dict]:
+    """How many tokens the call may generate, and what it must say besides its settings."""
+    context = context_size(model)
+    most = 40 if context is None else min(40, context - at.input_ids.shape[1] + 1)
+    more = {"max_new_tokens": most} if most < 40 else {}
+    return most, more | ({} if add_special_tokens else {"add_special_tokens": False})
+
+
+def _texts(settings: dict) -> dict[str, str]:
+    return {name: repr(in_code(value)) for name, value in settings.items()}
 
 
 def _after(settings: dict, generated: int) -> dict:
