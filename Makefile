@@ -54,15 +54,41 @@ clean: ## remove the installed packages; the model stays in your cache
 	rm -rf $(VENV)
 
 model: $(STAMP)
-	@$(PY) -c "from llmviz.models import default_model_folder; default_model_folder()"
+	@$(PY) -c "from llmviz.default_model import default_model_folder; default_model_folder()"
 
-# The last step spares the first lesson a warning, that matplotlib is looking for fonts.
+# Of two makes at once one installs and the other waits, then looks again at what is there. The lock
+# is the Makefile's own, and ends with the make that holds it. Where there are no locks, none is held.
+define ALONE
+import os, sys
+try:
+    import fcntl
+    makefile = os.open("Makefile", os.O_RDONLY)
+    os.set_inheritable(makefile, True)
+    try:
+        fcntl.flock(makefile, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print("Another make is installing here; waiting for it.", flush=True)
+        fcntl.flock(makefile, fcntl.LOCK_EX)
+except (ImportError, OSError):
+    pass
+os.execvp(sys.argv[1], sys.argv[1:])
+endef
+export ALONE
+
 ifneq ($(INSTALLED_FOR),$(CURDIR))
 .PHONY: $(STAMP)
 endif
+ifndef LOCKED
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 15))" || { echo \
 		"Python 3.10 to 3.14 is needed, and $(PYTHON) is not one: make PYTHON=python3.12 …"; exit 1; }
+	@$(PYTHON) -c "$$ALONE" $(MAKE) --no-print-directory LOCKED=1 $@
+
+$(STAMP)-test: $(STAMP)
+	@$(PYTHON) -c "$$ALONE" $(MAKE) --no-print-directory LOCKED=1 $@
+else
+# The last step spares the first lesson a warning, that matplotlib is looking for fonts.
+$(STAMP): pyproject.toml constraints.txt
 	@test "$(INSTALLED_FOR)" = "$(CURDIR)" || $(PYTHON) -m venv --clear $(VENV)
 	@rm -f $(STAMP) $(STAMP)-test
 	$(INSTALL) -e .
@@ -76,3 +102,4 @@ $(STAMP)-test: $(STAMP)
 	$(INSTALL) -e ".[test]"
 	@echo "$(CURDIR)" > $(STAMP)
 	@touch $@
+endif

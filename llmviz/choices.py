@@ -1,8 +1,9 @@
-"""A closed question: which of these answers does the model find likeliest?"""
+"""A closed question: which of these answers does the model find most likely?"""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from os.path import commonprefix
 
 import torch
@@ -10,16 +11,16 @@ from torch import LongTensor, Tensor
 
 from . import arguments
 from .decoding.prefix import Prefix
-from .models import check_model, context_size
+from .models import check_model, context_size, vocab_size
 from .tables import Table
-from .tokens import token_labels
+from .tokens import check_ids, check_tokenizer, token_labels
 
 
 def score_choices(
     model,
     tokenizer,
     prompt: str,
-    choices: list[str],
+    choices: Iterable[str],
     *,
     add_special_tokens: bool = True,
     batch_size: int = 64,
@@ -31,8 +32,8 @@ def score_choices(
         it.
     batch_size: how many choices the model reads at a time; fewer need less memory.
 
-    Returns a Table with a row a choice, in the order given. Columns: choice; tokens, readable;
-    token_log_probs, of each token behind those before it; log_prob, their sum: the natural
+    Returns a Table with a row per choice, in the order given. Columns: choice; tokens, readable;
+    token_log_probs, of each token after those before it; log_prob, their sum: the natural
     logarithm of the probability of the whole answer; probability, softmax(log_prob): the share
     among the choices, which add up to 1 even where the model would say something else;
     mean_log_prob, per token; mean_probability, softmax(mean_log_prob): the share when long
@@ -41,19 +42,22 @@ def score_choices(
     Prompt and choice are tokenised together, as the model would read them. Where one of the
     choices melts into the prompt's last tokens, the scores of all of them begin at the first such
     token, so that all continue the very same tokens. The prompt is read once, and the choices
-    behind it as one batch, padded on the right.
+    after it as one batch, padded on the right.
 
     An answer's probability includes all texts that go on from its tokens: where "goods" is "good"
     and "s", "good" is never less likely. End the choices alike, with a full stop for one, if that
     matters.
 
     Raises TypeError or ValueError, before the model runs, for a prompt or choices that are no
-    texts or have no tokens of their own, for a choice given twice, and for texts that do not fit
-    into the model's context.
+    texts, that have no tokens of their own or tokens without an embedding, for a choice given
+    twice, and for texts that do not fit into the model's context; and afterwards where no
+    probabilities follow from what the model says.
     """
     check_model(model)
-    arguments.whole("batch_size", batch_size)
-    _check_texts(prompt, choices)
+    check_tokenizer(tokenizer)
+    batch_size = arguments.whole("batch_size", batch_size)
+    arguments.flag("add_special_tokens", add_special_tokens)
+    choices = _checked_texts(prompt, choices)
 
     def ids(text: str) -> list[int]:
         return tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]
@@ -61,23 +65,31 @@ def score_choices(
     whole = [ids(prompt + choice) for choice in choices]
     start = len(commonprefix([ids(prompt), *whole]))
     answers = [row[start:] for row in whole]
-    _check_tokens(model, start, choices, answers)
+    _check_tokens(model, tokenizer, whole, start, choices)
 
     text = Prefix(model, torch.tensor([whole[0][:start]]))
     first = text.next_logits()[0].log_softmax(-1)
     found = []
     for i in range(0, len(answers), batch_size):
         batch = answers[i : i + batch_size]
-        rest = _log_probs_behind(text, batch).tolist()
+        rest = _log_probs_after(text, batch).tolist()
         for answer, row in zip(batch, rest, strict=True):
             found.append(_Short([first[answer[0]].item(), *row[: len(answer) - 1]]))
     total = torch.tensor([sum(row) for row in found], dtype=torch.double)
     mean = total / torch.tensor([len(row) for row in found])
-    if total.softmax(-1).isnan().any():
-        raise ValueError("the model's logits hold NaN or +inf; check its weights and dtype")
+    if total.isnan().any():
+        raise ValueError(
+            "the model's logits hold NaN or +inf, or are −inf throughout, so no probabilities "
+            "follow; check its weights and dtype"
+        )
+    if total.isneginf().all():
+        raise ValueError(
+            "choices: the model gives each of them the probability 0, a logit of −inf, so none has "
+            "a share; give at least one that it can say"
+        )
     return Table(
         {
-            "choice": list(choices),
+            "choice": choices,
             "tokens": [token_labels(tokenizer, answer) for answer in answers],
             "token_log_probs": found,
             "log_prob": total.tolist(),
@@ -95,10 +107,10 @@ class _Short(list):
         return "[" + ", ".join(f"{number:.3f}" for number in self) + "]"
 
 
-def _log_probs_behind(text: Prefix, answers: list[list[int]]) -> Tensor:
+def _log_probs_after(text: Prefix, answers: list[list[int]]) -> Tensor:
     """The log-probability of each token but the first of `answers`, which follow `text`.
 
-    Shape (answers, tokens of the longest − 1), on the CPU; what stands behind a shorter answer's
+    Shape (answers, tokens of the longest − 1), on the CPU; what stands after a shorter answer's
     end means nothing. `text`, of one row, stays as it is.
     """
     width = max(map(len, answers))
@@ -128,30 +140,46 @@ def _log_prob_of(tokens: LongTensor, logits: Tensor) -> Tensor:
     return chosen - logits.logsumexp(-1)
 
 
-def _check_texts(prompt: str, choices: list[str]) -> None:
-    if not isinstance(prompt, str):
-        raise TypeError(f"prompt must be a string, not {type(prompt).__name__}: {prompt!r:.60}")
-    listed = isinstance(choices, (list, tuple))
-    if not listed or not all(isinstance(choice, str) for choice in choices):
+def _checked_texts(prompt, choices) -> list[str]:
+    """The choices as a list, if they and the prompt are texts."""
+    arguments.text("prompt", prompt)
+    try:
+        listed = None if isinstance(choices, (str, bytes)) else list(choices)
+    except TypeError:  # not iterable
+        listed = None
+    if listed is None:
         kind = type(choices).__name__
-        raise TypeError(f"choices must be a list of strings, not {kind}: {choices!r:.60}")
-    if not choices:
+        raise TypeError(
+            f"choices must be a list of strings, not {kind}: {arguments.shown(choices)}"
+        )
+    if not all(isinstance(choice, str) for choice in listed):
+        raise TypeError(f"choices must be a list of strings, not {arguments.shown(listed)}")
+    if not listed:
         raise ValueError("choices is an empty list: give at least one answer")
-    twice = [choice for choice in choices if choices.count(choice) > 1]
+    listed = [str(arguments.text(f"choices[{i}]", choice)) for i, choice in enumerate(listed)]
+    twice = [choice for choice in listed if listed.count(choice) > 1]
     if twice:
-        raise ValueError(f"choices holds {twice[0]!r} twice: each answer must stand there once")
+        raise ValueError(
+            f"choices holds {arguments.shown(twice[0])} twice: each answer must stand there once"
+        )
+    return listed
 
 
-def _check_tokens(model, start: int, choices: list[str], answers: list[list[int]]) -> None:
+def _check_tokens(model, tokenizer, whole: list[list[int]], start: int, choices: list[str]) -> None:
+    """Raise ValueError for prompt and choices, tokenised as `whole`, that cannot be scored."""
     if start == 0:
         raise ValueError(
             "prompt has no token that stays one in front of all choices, and the first token has "
             "nothing to follow: write a longer prompt, or put tokenizer.bos_token before it"
         )
-    for i, answer in enumerate(answers):
-        if not answer:
-            raise ValueError(f"choices[{i}] is {choices[i]!r}, which adds no token to the prompt")
-    context, longest = context_size(model), start + max(map(len, answers)) - 1
+    check_ids(tokenizer, whole[0][:start], vocab_size(model), "prompt")
+    for i, row in enumerate(whole):
+        if len(row) == start:
+            raise ValueError(
+                f"choices[{i}] is {arguments.shown(choices[i])}, which adds no token to the prompt"
+            )
+        check_ids(tokenizer, row[start:], vocab_size(model), f"choices[{i}]")
+    context, longest = context_size(model), max(map(len, whole)) - 1
     if context is not None and longest > context:
         raise ValueError(
             f"prompt and the longest of the choices have {longest} tokens to read, and the model's "

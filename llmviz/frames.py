@@ -1,69 +1,95 @@
-"""Tables: a position's scores, and a generation step by step, as DataFrames."""
+"""What the model says next, as tables: one position's scores, and greedy search step by step."""
 
 from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
+from . import arguments
 from .decoding import generate
+from .models import check_model, context_size, vocab_size
+from .recorder import top_tokens
 from .tables import Table
-from .tokens import token_labels
+from .tokens import encode, token_labels
 
 
 def logits_to_frame(logits: Tensor, tokenizer, top_k: int = 10) -> Table:
-    """One position's scores, ranked: a Table with a row a token, the likeliest first.
+    """One position's scores, ranked: a Table with a row per token, the most likely first.
 
-    logits: shape (vocabulary,), such as `model(**inputs).logits[0, -1]`.
-    Columns: rank, token_id, token, logit, log_prob (natural), probability; the last two are over
-    the whole vocabulary, not over the rows shown.
-    Raises ValueError for another shape, for `top_k` below 1 or above the vocabulary, and for
-    logits that give no distribution (NaN, +inf, or all −inf).
+    logits: shape (vocabulary,), such as `model(**inputs).logits[0, -1]`; −inf rules a token out.
+        It may be longer than the tokenizer's vocabulary: an id without a token is shown by its
+        number.
+    Columns: rank (1 + how many scores are higher, so equals share a rank; among them the lowest id
+    stands first, which `argmax` takes), token_id, token, logit, log_prob (natural), probability;
+    the last two are over the whole vocabulary, not over the rows shown.
+    Raises TypeError for what are no numbers and for a tokenizer that is none; ValueError for
+    another shape, for `top_k` below 1 or above the vocabulary, and for logits that give no
+    distribution (NaN, +inf, or all −inf).
     """
-    logits = torch.as_tensor(logits).detach().float().cpu()
-    if logits.ndim != 1:
-        raise ValueError(
-            f"logits has the shape {tuple(logits.shape)}: pass one position's scores, of shape "
-            "(vocabulary,), such as logits[0, -1]"
-        )
-    _check_top_k(top_k, len(logits))
-    log_probs = logits.log_softmax(-1)
-    if log_probs.isnan().any():
-        raise ValueError("logits holds NaN or +inf, or is −inf throughout: no probabilities follow")
-    top = logits.topk(top_k)
-    chosen = log_probs[top.indices].double()
+    logits = arguments.tensor("logits", logits, "vocabulary", ruled_out=True)
+    top_k = arguments.whole("top_k", top_k, 1, len(logits))
+    arguments.tokenizer("tokenizer", tokenizer)
+    ids, ranks = (x[0] for x in top_tokens(logits[None], top_k))
+    log_probs = logits.log_softmax(-1)[ids].double()
     return Table(
         {
-            "rank": range(1, top_k + 1),
-            "token_id": top.indices.tolist(),
-            "token": token_labels(tokenizer, top.indices),
-            "logit": top.values.double().tolist(),
-            "log_prob": chosen.tolist(),
-            "probability": chosen.exp().tolist(),
+            "rank": ranks.tolist(),
+            "token_id": ids.tolist(),
+            "token": token_labels(tokenizer, ids),
+            "logit": logits[ids].double().tolist(),
+            "log_prob": log_probs.tolist(),
+            "probability": log_probs.exp().tolist(),
         }
     )
 
 
 def predict_next_tokens(
-    model, tokenizer, sentence: str, num_steps: int = 10, top_k: int = 5
+    model,
+    tokenizer,
+    sentence: str,
+    num_steps: int = 10,
+    top_k: int = 5,
+    *,
+    add_special_tokens: bool = True,
 ) -> Table:
-    """Greedy search, step by step: a Table with a row a step.
+    """Greedy search, step by step: a Table with a row per step.
 
+    add_special_tokens: whether the tokenizer may put a bos token in front; False for a sentence
+        that a chat template wrote, which begins with its own.
     Columns: step (from 1), current sentence (the text before the step), then Top1_Token,
-    Top1_Prob … up to `top_k`: the likeliest next tokens and their probabilities (numbers from
-    0 to 1). The next row's sentence has Top1_Token behind it. The table ends early when the
-    model ends its text.
+    Top1_Prob … up to `top_k`: the most likely next tokens and their probabilities (numbers from
+    0 to 1). The next row's sentence ends with Top1_Token, also where others are equally likely. The
+    table ends early when the model ends its text.
     Raises TypeError or ValueError for an argument out of bounds, before the model runs.
     """
-    if not isinstance(sentence, str):
-        raise TypeError(f"sentence must be a string, not {type(sentence).__name__}")
-    if not sentence:
-        raise ValueError("sentence is '', which has no tokens: give the model at least one")
-    if not isinstance(num_steps, int) or isinstance(num_steps, bool) or num_steps < 1:
-        raise ValueError(f"num_steps={num_steps!r}: it must be a whole number of 1 or more")
-    _check_top_k(top_k, model.config.get_text_config().vocab_size)
-    run = generate(model, tokenizer, sentence, max_new_tokens=num_steps, top_logprobs=top_k)
+    check_model(model)
+    arguments.tokenizer("tokenizer", tokenizer)
+    vocabulary = model.config.get_text_config().vocab_size
+    num_steps = arguments.whole("num_steps", num_steps)
+    top_k = arguments.whole("top_k", top_k, 1, vocabulary)
+    sentence = arguments.text("sentence", sentence)
+    input_ids, _ = encode(
+        tokenizer,
+        sentence,
+        name="sentence",
+        add_special_tokens=add_special_tokens,
+        vocab_size=vocab_size(model),
+    )
+    context, tokens = context_size(model), input_ids.shape[1]
+    if context is not None and tokens + num_steps - 1 > context:
+        raise ValueError(
+            f"sentence has {tokens} tokens, and with num_steps={num_steps} it does not fit into "
+            f"the model's context of {context} tokens: shorten it, or take fewer steps"
+        )
+    run = generate(
+        model,
+        tokenizer,
+        sentence,
+        max_new_tokens=num_steps,
+        top_logprobs=top_k,
+        add_special_tokens=add_special_tokens,
+    )
     rows = []
     for t, step in enumerate(run.steps[0]):
         so_far = run.sequences[0, : run.num_prompt_tokens + t]
@@ -73,10 +99,3 @@ def predict_next_tokens(
             row[f"Top{k}_Prob"] = math.exp(candidate.log_prob)
         rows.append(row)
     return Table(rows)
-
-
-def _check_top_k(top_k, vocabulary: int) -> None:
-    if not isinstance(top_k, int) or isinstance(top_k, bool) or not 1 <= top_k <= vocabulary:
-        raise ValueError(
-            f"top_k={top_k!r}: it must be a whole number from 1 to the vocabulary's {vocabulary}"
-        )

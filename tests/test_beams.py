@@ -248,7 +248,8 @@ CASES = {
         pad=None,
     ),
     "a finished one is as good as an older one": Case(
-        {(0,): after(a=0.5, e=0.25, b=0.2), (0, A): after(e=0.5, c=0.4)},
+        # The second token costs nothing, so that the tie is exact on every machine.
+        {(0,): after(a=0.4, e=0.4, b=0.1), (0, A): after(e=1 - 1e-9)},
         two(length_penalty=0.0, early_stopping="never"),
     ),
     "stopped although one runs that would win": Case(LATE, two()),
@@ -405,19 +406,21 @@ def test_history_of_random_models(seed):
         for t, step in enumerate(steps, start=1):
             assert [c.rank for c in step.candidates] == list(range(len(step.candidates)))
             for c in step.candidates:
-                if c.sum_score > -1e8:  # the other beams of the first step are no hypotheses
-                    assert c.sum_score == pytest.approx(running[c.beam] + c.score, abs=1e-4)
+                assert c.sum_score == pytest.approx(running[c.beam] + c.score, abs=1e-4)
                 if c.final_score is not None:
                     wanted = c.sum_score / t ** settings["length_penalty"]
                     assert c.final_score == pytest.approx(wanted, rel=1e-5)
             finished += [c.final_score for c in step.candidates if c.fate == "finished"]
             running = {c.next_beam: c.sum_score for c in step.candidates if c.fate == "running"}
-            if t < len(steps):
-                assert set(running) == set(range(num_beams))
-        assert len(finished) == num_beams
+            if t < len(steps):  # a small vocabulary may have fewer hypotheses than beams
+                assert set(running) <= set(range(num_beams))
+                assert len(running) == num_beams or t < 3
         scores = run.sequences_scores[prompt * returned : (prompt + 1) * returned]
-        assert scores == sorted(finished, reverse=True)[:returned]
+        assert [s for s in scores if s > -1e8] == sorted(finished, reverse=True)[:returned]
+        assert len(finished) == num_beams or min(finished) > -1e8
     for sequence, steps in enumerate(run.steps):
+        if run.sequences_scores[sequence] < -1e8:
+            continue  # it is returned, as by generate, but extends no hypothesis
         path = lineage(run, sequence, sequence // returned)
         tokens = run.sequences[sequence, run.num_prompt_tokens :].tolist()
         assert [c.token_id for c in path] == [s.token_id for s in steps] == tokens[: len(path)]

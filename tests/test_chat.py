@@ -3,8 +3,10 @@
 import copy
 import math
 import random
+import threading
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
@@ -12,7 +14,7 @@ from transformers import InfNanRemoveLogitsProcessor
 
 import llmviz as lv
 from llmviz.conversation import ChatCache
-from tests import tiny
+from tests import decoders, tiny
 from tests.scripted import Scripted
 
 TEMPLATE = (
@@ -41,7 +43,7 @@ def says(answer, eos=(tiny.EOS,), **config):
     tokens = [*(bytes_of(answer) if isinstance(answer, str) else answer), eos[-1]]
 
     def next_logits(text):
-        # The answer begins behind the last <bos>, which is written "<bos>assistant↵".
+        # The answer begins after the last <bos>, which is written "<bos>assistant↵".
         done = (
             len(text) - (len(text) - 1 - text[::-1].index(tiny.BOS)) - len("<bos>assistant\n") + 4
         )
@@ -164,7 +166,7 @@ TEXTS = ["Hi 😀!", "你好，世界", "a👩‍👩‍👧‍👦é́z", "🇩
 @pytest.mark.parametrize("text", TEXTS)
 def test_a_stream_grows_by_whole_characters(text):
     steps = [response for response, _ in streamed(says(text))]
-    # One step a character: no character waits for the one behind it.
+    # One step per character: no character waits for the one after it.
     wanted = [text[:i] for i in range(1, len(text) + 1)] or [""]
     assert steps == (wanted if text != "�" else [""])
 
@@ -196,6 +198,47 @@ def test_bytes_that_never_make_a_character_do_not_stop_the_growth():
             assert after.startswith(before) and len(after) > len(before)
             assert not after.endswith("�")
         assert steps[-1] == tiny.tokenizer().decode(tokens).rstrip("�")
+
+
+SAYS = {
+    "byte fallback, as Gemma's": ["<0xE4>", "<0xBD>", "<0xA0>", "<0xE5>", "<0xA5>", "<0xBD>", "s"],
+    "byte fallback, as Llama 2's": ["▁a", "▁dog", "<0xE4>", "<0xBD>", "<0xA0>", "▁", "<0xE5>"],
+    "metaspace": ["▁dog", "s", "▁▁", "▁a"],
+    "word piece": ["do", "##ing", "n't", ".", "ing"],
+    "suffix": ["ab</w>", "c", "c</w>", ".</w>"],
+    "ctc": ["a", "a", "|", "b"],
+    "replaced": ["a", "c", "c", "b"],
+}
+
+
+@pytest.mark.parametrize("kind", SAYS)
+def test_any_decoder_streams_to_the_answer_of_chat(kind, capsys):
+    ours = copy.deepcopy(decoders.tokenizer(kind))
+    ours.chat_template = "{{ messages[-1].content }}"
+    eos = ours.eos_token_id
+    says = [*ours.convert_tokens_to_ids(SAYS[kind]), eos]
+    start = len(ours("dog").input_ids)
+
+    def next_logits(text):
+        return torch.full((len(ours),), -9.0).index_fill(
+            0, torch.tensor(says[len(text) - start]), 9.0
+        )
+
+    model = Scripted(next_logits, len(ours), eos_token_id=eos, pad_token_id=eos)
+    for most in range(1, len(says) + 1):
+        settings = {"do_sample": False, "max_new_tokens": most}
+        steps = streamed(model, "dog", ours, **settings)
+        for (before, _), (after, history) in zip(steps, steps[1:], strict=False):
+            assert after.startswith(before) and len(after) > len(before)
+            assert history[-1]["content"] == after
+        response, history = lv.chat(model, ours, "dog", **settings)
+        assert steps[-1] == (response, history) and history[-1]["content"] == response
+        assert lv.chat(model, ours, "dog", **settings, num_beams=2)[0] == response
+        printed = lv.print_stream(lv.stream_chat(model, ours, "dog", **settings))[0]
+        assert capsys.readouterr().out == printed + "\n" == response + "\n"
+        model.passes = 0
+    whole = ours.decode(says[:-1], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    assert response == whole.rstrip("�")
 
 
 @pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
@@ -241,6 +284,22 @@ def test_print_stream_prints_piece_by_piece(capsys):
     response, history = lv.print_stream(stream())
     assert pieces == ["H", "i", " ", "😀"] and capsys.readouterr().out == "\n"
     assert response == history[-1]["content"] == "Hi 😀"
+
+
+def test_what_would_steer_the_terminal_is_printed_as_its_code_point(capsys):
+    answer = "a\x1b[2J\x07\r\n\tb\u202ec é\u00a0你"
+    response, _ = lv.print_stream(lv.stream_chat(says(answer), tokenizer(), "hi"))
+    assert response == answer
+    shown = "a⟨U+001B⟩[2J⟨U+0007⟩␍\n\tb⟨U+202E⟩c é\u00a0你\n"
+    assert capsys.readouterr().out == shown
+
+
+@pytest.mark.parametrize(
+    "bad", [5, None, "hello", ["hello"], [()], [(5, [])], {"a": 1}, np.array("a")], ids=str
+)
+def test_print_stream_takes_a_stream(bad):
+    with pytest.raises(TypeError, match="^stream must"):
+        lv.print_stream(bad)
 
 
 def test_the_stop_button_keeps_what_is_there(capsys):
@@ -384,6 +443,79 @@ def test_a_pass_that_was_interrupted_leaves_no_half_read_cache():
     assert lv.chat(model, ours, "so?", history, past_key_values=past, **settings)[0] == wanted
 
 
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_a_stream_that_goes_on_while_its_cache_is_taken_over_spoils_nothing(
+    architecture, monkeypatch
+):
+    model, ours = tiny.model(architecture), tokenizer()
+    settings = {"suppress_tokens": NO_LETTERS, "max_new_tokens": 12, "do_sample": False}
+    first = lv.stream_chat(model, ours, "hi", return_past_key_values=True, **settings)
+    for _ in range(3):
+        _, history, past = next(first)
+    wanted = lv.chat(model, ours, "so?", history, **settings)[0]
+    deepcopy = copy.deepcopy
+
+    def meanwhile(value, *memo):
+        if isinstance(value, type(past.known[1])):
+            next(first)
+        return deepcopy(value, *memo)
+
+    monkeypatch.setattr(copy, "deepcopy", meanwhile)
+    second = lv.stream_chat(model, ours, "so?", history, past_key_values=past, **settings)
+    monkeypatch.undo()
+    assert [*second][-1][0] == wanted
+    *_, (longer, _, _) = first
+    assert longer == lv.chat(model, ours, "hi", **settings)[0]
+
+
+def test_two_threads_may_share_a_cache():
+    model, ours = tiny.model("gpt2"), tokenizer()
+    settings = {"suppress_tokens": NO_LETTERS, "max_new_tokens": 20, "do_sample": False}
+    first = lv.stream_chat(model, ours, "hi", return_past_key_values=True, **settings)
+    _, history, past = next(first)
+    wanted = lv.chat(model, ours, "so?", history, **settings)[0]
+    found = []
+
+    def ask():
+        for _ in range(8):
+            answer = lv.chat(model, ours, "so?", history, past_key_values=past, **settings)
+            found.append(answer[0])
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    *_, (longer, _, _) = first
+    for thread in threads:
+        thread.join()
+    assert found == [wanted] * 16
+    assert longer == lv.chat(model, ours, "hi", **settings)[0]
+
+
+def test_the_cache_of_another_model_is_not_used():
+    one, other = tiny.model("llama"), tiny.model("llama", seed=1)
+    settings = {"suppress_tokens": NO_LETTERS, "max_new_tokens": 9, "do_sample": False}
+    _, history, past = lv.chat(one, tokenizer(), "hi", return_past_key_values=True, **settings)
+    wanted = lv.chat(other, tokenizer(), "so?", history, **settings)[0]
+    found = lv.chat(other, tokenizer(), "so?", history, past_key_values=past, **settings)[0]
+    assert found == wanted
+
+
+def test_only_a_cache_that_cannot_go_back_is_read_again(monkeypatch):
+    model, ours = tiny.model("llama"), tokenizer()
+    settings = {"max_new_tokens": 3, "do_sample": False}
+    *_, past = lv.chat(model, ours, "hi", return_past_key_values=True, **settings)
+
+    def crop(self, tokens):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(type(past.known[1]), "crop", crop)
+    with pytest.raises(torch.OutOfMemoryError):
+        lv.chat(model, ours, "so?", past_key_values=past, **settings)
+    # A layer that cannot is asked before, and not tried.
+    monkeypatch.setattr(type(past.known[1].layers[0]), "is_croppable", False)
+    lv.chat(model, ours, "so?", past_key_values=past, **settings)
+
+
 def test_a_cache_tells_its_length_and_a_model_may_have_none():
     keep = {"return_past_key_values": True, "max_new_tokens": 3, "do_sample": False}
     past = lv.chat(tiny.model("llama"), tokenizer(), "hi", **keep)[2]
@@ -460,11 +592,51 @@ def test_generate_lets_a_processor_mend_the_scores():
 # What is refused
 
 
+def user(content):
+    return {"role": "user", "content": content}
+
+
+CIRCULAR = user("a")
+CIRCULAR["self"] = CIRCULAR
+
+
 @pytest.mark.parametrize(
     ("bad", "error", "named"),
     [
         ({"query": 5}, TypeError, "query must be a string"),
         ({"query": None}, TypeError, "query must be a string"),
+        ({"query": "a\ud83d"}, ValueError, "query holds half a surrogate pair"),
+        ({"system": "\udc00"}, ValueError, "system holds half a surrogate pair"),
+        ({"role": ["user"]}, ValueError, "role="),
+        ({"history": 5}, TypeError, "history must be a list of messages, not int"),
+        ({"history": [None]}, TypeError, r"history\[0\] is None"),
+        ({"history": [{"role": "user"}]}, TypeError, r"history\[0\] has no content"),
+        ({"history": [user(None)]}, TypeError, r"history\[0\] has no content"),
+        ({"history": [user("a"), user(5)]}, TypeError, r"history\[1\]\['content'\] must be"),
+        ({"history": [user({"a": 1})]}, TypeError, r"history\[0\]\['content'\] must be"),
+        ({"history": [user(["a"])]}, TypeError, r"history\[0\]\['content'\]\[0\] is 'a'"),
+        (
+            {"history": [user([{"type": "image"}])]},
+            TypeError,
+            r"\['content'\]\[0\].*must be a text",
+        ),
+        ({"history": [user("\ud83d")]}, ValueError, r"history\[0\] holds half a surrogate"),
+        ({"history": [user("a") | {"x": ["\ud83d"]}]}, ValueError, r"history\[0\] holds half"),
+        ({"history": [{"role": 5, "content": "b"}]}, TypeError, r"history\[0\]\['role'\] must"),
+        ({"history": [{"role": "a|>b", "content": "b"}]}, ValueError, r"history\[0\]\['role'\] is"),
+        ({"history": [{"role": "", "content": "b"}]}, ValueError, r"history\[0\]\['role'\] is"),
+        ({"history": [CIRCULAR]}, ValueError, r"history\[0\] holds lists or dicts within them"),
+        ({"eos_token_id": "</s>"}, ValueError, "eos_token_id='</s>'"),
+        ({"eos_token_id": [1, None]}, ValueError, "eos_token_id=None"),
+        ({"eos_token_id": tiny.VOCABULARY}, ValueError, "eos_token_id=259"),
+        ({"eos_token_id": -1}, ValueError, "eos_token_id=-1"),
+        ({"eos_token_id": True}, ValueError, "eos_token_id=True"),
+        ({"max_length": True}, ValueError, "max_length=True"),
+        ({"max_length": None}, ValueError, "max_length=None"),
+        ({"num_beams": 2.0}, ValueError, "num_beams=2.0"),
+        ({"num_beams": None}, ValueError, "num_beams=None"),
+        ({"return_past_key_values": 1}, ValueError, "return_past_key_values=1"),
+        ({"split_special_tokens": None}, ValueError, "split_special_tokens=None"),
         ({"system": 5}, TypeError, "system must be a string"),
         ({"role": "usr"}, ValueError, "role='usr': it must be one of user, system"),
         ({"history": "hello"}, TypeError, "history must be a list of messages, not str"),
@@ -477,7 +649,7 @@ def test_generate_lets_a_processor_mend_the_scores():
         ({"temperature": -1.0}, ValueError, "temperature=-1.0"),
         ({"top_p": 0.0}, ValueError, "top_p=0.0"),
         ({"logits_processor": 5}, ValueError, "logits_processor=5"),
-        ({"tempo": 5}, TypeError, "tempo is no setting"),
+        ({"tempo": 5}, TypeError, "unknown setting tempo"),
         ({"past_key_values": 5}, TypeError, "past_key_values must be what chat"),
         ({"past_key_values": ChatCache(), "num_beams": 2}, ValueError, "num_beams=2"),
         ({"return_past_key_values": True, "num_beams": 2}, ValueError, "num_beams=2"),
@@ -488,6 +660,41 @@ def test_bad_input_is_refused_before_the_model_runs(bad, error, named):
     with pytest.raises(error, match=named):
         lv.chat(model, tokenizer(), **({"query": "hi"} | bad))
     assert model.passes == 0
+
+
+def test_numbers_of_numpy_and_torch_are_numbers():
+    wanted = lv.chat(says("Hi. No"), tokenizer(), "hi", eos_token_id=bytes_of("N")[0])
+    assert wanted[0] == "Hi. "
+    for whole, ids in ((np.int64, np.array), (torch.tensor, torch.tensor)):
+        for eos in (whole(bytes_of("N")[0]), ids(bytes_of("N")), [whole(bytes_of("N")[0])]):
+            found = lv.chat(
+                says("Hi. No"), tokenizer(), "hi", eos_token_id=eos, max_length=whole(99),
+                max_new_tokens=whole(9), num_beams=whole(1), seed=whole(1),
+            )  # fmt: skip
+            assert found == wanted
+
+
+def test_a_history_may_hold_parts_and_calls():
+    call = {"type": "function", "function": {"name": "heat", "arguments": {"town": "Oslo"}}}
+    history = [
+        user([{"type": "text", "text": "How warm"}, {"type": "text", "text": " is it?"}]),
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+    ]
+    before = copy.deepcopy(history)
+    ours = tokenizer(TEMPLATE.replace("m.content", "(m.content or '')"))
+    response, after = lv.chat(says("ok"), ours, "23", history, "tool")
+    assert response == "ok" and after[:2] == before == history
+    after[1]["tool_calls"][0]["function"]["name"] = "x"
+    after[0]["content"][0]["text"] = "x"
+    assert history == before
+
+
+def test_a_role_of_the_history_that_the_template_leaves_out_is_told():
+    silent = tokenizer(TEMPLATE.replace("in messages", "in messages if m.role in ('user', 'tool')"))
+    history = [user("hi"), {"role": "banana", "content": "Oslo"}]
+    with pytest.raises(ValueError, match=r"history\[1\], role='banana': .* leaves out"):
+        lv.chat(says("Hi."), silent, "hi", history)
+    assert lv.chat(says("Hi."), tokenizer(), "hi", history)[0] == "Hi."
 
 
 def test_beams_cannot_be_streamed():

@@ -54,7 +54,6 @@ def embeddings(input_ids, wte, wpe):
 
 ALSO_RIGHT = [
     ("cut", drop_until_whole),
-    ("cut", lambda t, text, n: t.decode(t(text).input_ids[:n]).replace("�", "")),
     ("likeliest", softmax_first),
     ("gpt2_input", embeddings),
 ]

@@ -124,6 +124,14 @@ def eos_in_the_prompt(model, ids, n, eos):
     return ids
 
 
+def looks_before_the_step(model, ids, n, eos):
+    for _ in range(n):
+        if ids[0, -1] in eos:
+            return ids
+        ids = torch.cat([ids, newest(model, ids)], dim=1)
+    return ids
+
+
 def crops_the_text(model, ids, n, size):
     for _ in range(n):
         ids = ids[:, -size:]
@@ -163,6 +171,7 @@ WRONG = [
     ("greedy_until", drops_the_eos, "token is missing"),
     ("greedy_until", knows_one_eos, "Only the first of the eos_token_ids"),
     ("greedy_until", eos_in_the_prompt, "stopped at its first token"),
+    ("greedy_until", looks_before_the_step, "Nothing was written"),
     ("greedy_window", crops_the_text, "lost its beginning"),
     ("greedy_window", first_tokens, "read the first tokens"),
     ("greedy_window", lambda m, i, n, size: right_greedy(m, i, n), "nothing was cropped"),

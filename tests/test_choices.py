@@ -3,6 +3,7 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer
@@ -21,7 +22,7 @@ CHOICES = ["goods", "life", "l", "neither of the two", "ö"]
 
 
 def separately(model, tokenizer, prompt, choices, start):
-    """The log-probability of each token behind the first `start`, by a pass for each choice."""
+    """The log-probability of each token after the first `start`, by a pass for each choice."""
     found = []
     for choice in choices:
         ids = tokenizer(prompt + choice, return_tensors="pt").input_ids
@@ -147,6 +148,15 @@ def test_special_tokens_of_a_rendered_template_are_not_doubled():
         ({"choices": ["a", "b", "a"]}, ValueError, "choices holds 'a' twice"),
         ({"choices": ["a", "x" * 128]}, ValueError, "context holds 128"),
         ({"batch_size": 0}, ValueError, "batch_size=0"),
+        ({"batch_size": True}, ValueError, "batch_size=True"),
+        ({"add_special_tokens": "no"}, ValueError, "add_special_tokens='no'"),
+        ({"prompt": "a\ud83d"}, ValueError, "prompt holds half a surrogate"),
+        ({"choices": ["a", "\ud83d"]}, ValueError, r"choices\[1\] holds half a surrogate"),
+        ({"choices": None}, TypeError, "choices must be a list of strings, not NoneType"),
+        ({"choices": 5}, TypeError, "choices must be a list of strings, not int"),
+        ({"choices": np.array([1, 2])}, TypeError, "choices must be a list of strings"),
+        ({"choices": np.array("a")}, TypeError, "choices must be a list of strings"),
+        ({"choices": iter(())}, ValueError, "choices is an empty list"),
     ],
 )
 def test_bad_input_is_refused_before_the_model_runs(bad, error, named):
@@ -164,6 +174,48 @@ def test_the_longest_text_that_fits_does():
     # The last token is not read.
     table = lv.score_choices(tiny.model("gpt2"), tiny.tokenizer(), "hi", ["a", "x" * 127])
     assert len(table.tokens[1]) == 127
+
+
+def test_the_choices_may_be_any_iterable():
+    model, tokenizer = tiny.model("llama"), tiny.tokenizer()
+    wanted = lv.score_choices(model, tokenizer, PROMPT, CHOICES)
+    for choices in (tuple(CHOICES), iter(CHOICES), np.array(CHOICES), dict.fromkeys(CHOICES),
+                    wanted.choice):  # fmt: skip
+        table = lv.score_choices(model, tokenizer, PROMPT, choices, batch_size=np.int64(2))
+        assert table.choice.tolist() == CHOICES
+        assert table.log_prob.tolist() == pytest.approx(wanted.log_prob.tolist(), abs=1e-4)
+
+
+def test_tokens_without_an_embedding_are_refused():
+    longer = copy.deepcopy(tiny.tokenizer())
+    longer.add_tokens(["<extra>"])
+    for texts, named in (
+        ({"prompt": "hello <extra> "}, "prompt holds the token <extra>, id 259"),
+        ({"choices": ["a", "b<extra>"]}, r"choices\[1\] holds the token <extra>"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            lv.score_choices(
+                tiny.model("llama"), longer, **({"prompt": "hi ", "choices": ["a", "b"]} | texts)
+            )
+
+
+def test_what_makes_no_probabilities_is_told_as_it_is():
+    nan, inf = math.nan, math.inf
+    for first, said in [
+        ([nan, 0.5, 0.5], "NaN"),
+        ([0.5, inf, 0.5], r"\+inf"),
+        ([0.0, 0.0, 0.0], "−inf throughout"),
+        ([1.0, 0.0, 0.0], "choices: .*each of them the probability 0"),
+    ]:
+        model = Bigrams([first, [0.5, 0.3, 0.2], [0.5, 0.3, 0.2]])
+        for choices in (["b", "c"], ["ba", "cab"]):
+            with pytest.raises(ValueError, match=said) as error:
+                lv.score_choices(model, _letters("abc"), "a", choices)
+            assert ("NaN" in str(error.value)) == (first[0] != 1.0)
+    # A single one that the model rules out has no share, and the others have all.
+    model = Bigrams([[0.5, 0.5, 0.0], [0.5, 0.3, 0.2], [0.5, 0.3, 0.2]])
+    table = lv.score_choices(model, _letters("abc"), "a", ["a", "b", "c"])
+    assert table.probability.tolist() == pytest.approx([0.5, 0.5, 0.0])
 
 
 def test_scores_that_are_no_numbers_are_refused():

@@ -1,8 +1,10 @@
 """Tables hold numbers, print them short, and escape what tokens hold."""
 
+import copy
 import math
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -125,3 +127,182 @@ def test_the_command_line_prints_the_table(default_model, capsys, monkeypatch):
     with pytest.raises(SystemExit):
         main()
     assert "top_k=0" in capsys.readouterr().err
+
+
+HOSTILE = "a\x1b[31m\x00\x07\u202eb\r\nc\td\u2028\ud83d"
+
+
+def test_control_characters_reach_no_terminal_and_no_page():
+    index = pd.Index([HOSTILE, "k"], name=HOSTILE)
+    for table in (
+        Table({HOSTILE: [HOSTILE, "b"], "x": [1.0, 2.0]}, index=index),
+        Table(
+            {"listed": [[HOSTILE], (HOSTILE,)], "token": pd.Series([HOSTILE, "x"], dtype=object)}
+        ),
+        Table({HOSTILE: []}),
+    ):
+        for text in (repr(table), table._repr_html_()):
+            assert all(c == "\n" or c.isprintable() for c in text)
+            text.encode()
+        assert len(repr(table).splitlines()) == (1 + len(table) if len(table) else 3)
+        assert "\n" not in table._repr_html_()
+    assert "⟨U+001B⟩" in repr(Table({"x": [HOSTILE]})) and "↵" in repr(Table({"x": ["a\nb"]}))
+
+
+def test_the_command_lines_table_shows_no_control_character():
+    frame = lv.predict_next_tokens(tiny.model("llama"), tiny.tokenizer(), "a\x1b[31m\nb", 2)
+    assert frame["current sentence"][0] == "a\x1b[31m\nb"
+    assert "a⟨U+001B⟩[31m↵b" in str(frame) and "\x1b" not in frame._repr_html_()
+
+
+def test_numbers_that_are_none_are_shown_as_such():
+    table = Table({"x": [math.nan, math.inf, -math.inf], "probability": [math.nan, math.inf, 0.5]})
+    lines = [line.split() for line in repr(table).splitlines()[1:]]
+    assert lines == [["NaN", "NaN"], ["inf", "inf"], ["-inf", "50.0%"]]
+    assert ">NaN<" in table._repr_html_()
+
+
+def test_nan_and_what_is_missing_are_different_things():
+    for table in (
+        Table({"x": [math.nan, None, 1.5]}),
+        Table([{"x": math.nan}, {"y": 1}, {"x": 1.5}])[["x"]],
+        Table({"x": x} for x in (math.nan, None, 1.5)),
+    ):
+        assert [line.strip() for line in repr(table).splitlines()] == ["x", "NaN", "", "1.500"]
+        assert table.x.isna().tolist() == [False, True, False]
+        assert [line.strip() for line in repr(table[table.x.notna()]).splitlines()][1] == "NaN"
+
+
+def test_nothing_is_shown_as_minus_nothing():
+    table = Table({"x": [-0.0, -0.0004, -0.0005001], "probability": [-0.0, 0.0, -0.0001]})
+    assert "-0.000" not in repr(table) and "-0.0%" not in repr(table)
+    assert "-0.001" in repr(table)
+
+
+def test_names_may_be_anything_even_the_same():
+    twice = Table([[1, 2.0]], columns=["a", "a"])
+    assert repr(twice).split() == ["a", "a", "1", "2.000"]
+    assert twice._repr_html_().count("<th") == 3
+    index = Table({"a": ["x"]}, index=pd.Index(["<i>"], name="a"))
+    assert repr(index).split() == ["a", "a", "<i>", "x"] and "<i>" not in index._repr_html_()
+    assert "('a', 'b')" in repr(Table({("a", "b"): [1]}))
+
+
+@pytest.mark.parametrize("rows", [60, 61, 62, 200])
+def test_a_long_table_looks_as_if_all_of_it_were_written(rows):
+    table = Table({"n": range(rows), "x": [i / 7 for i in range(rows)]})
+    whole = pd.DataFrame({"n": table.n.map(str), "x": table.x.map("{:.3f}".format)})
+    assert repr(table) == whole.to_string(index=False, max_rows=60)
+    assert table._repr_html_().count("<tr>") == (61 if rows == 60 else 62)
+
+
+def test_a_long_table_writes_only_what_it_shows():
+    class Counted:
+        written = 0
+
+        def __str__(self):
+            Counted.written += 1
+            return "x"
+
+    table = Table({"x": pd.Series([Counted() for _ in range(5000)], dtype=object)})
+    repr(table), table._repr_html_()
+    assert Counted.written <= 2 * 61
+
+
+@pytest.mark.parametrize(
+    ("bad", "named"),
+    [
+        ({"logits": None}, "logits"),
+        ({"logits": "abc"}, "logits"),
+        ({"logits": torch.zeros(0)}, "logits"),
+        ({"logits": torch.zeros(259, dtype=torch.bool)}, "logits"),
+        ({"logits": torch.zeros(259, dtype=torch.complex64)}, "logits"),
+        ({"logits": torch.zeros(())}, "logits"),
+        ({"tokenizer": None}, "tokenizer"),
+        ({"tokenizer": "gpt2"}, "tokenizer"),
+        ({"top_k": True}, "top_k"),
+        ({"top_k": "5"}, "top_k"),
+        ({"top_k": math.nan}, "top_k"),
+        ({"top_k": None}, "top_k"),
+    ],
+)
+def test_logits_to_frame_refuses_by_name(bad, named):
+    arguments = {"logits": torch.zeros(259), "tokenizer": tiny.tokenizer(), "top_k": 5} | bad
+    with pytest.raises((TypeError, ValueError), match=named):
+        lv.logits_to_frame(**arguments)
+
+
+def test_logits_to_frame_takes_what_holds_numbers():
+    logits = [float(i) for i in range(259)]
+    wanted = lv.logits_to_frame(torch.tensor(logits), tiny.tokenizer(), top_k=3)
+    for same in (logits, np.array(logits), torch.tensor(logits, dtype=torch.bfloat16).double()):
+        frame = lv.logits_to_frame(same, tiny.tokenizer(), top_k=np.int64(3))
+        assert frame.token_id[0] == wanted.token_id[0] == 258
+    ruled_out = torch.full((259,), -math.inf)
+    ruled_out[7] = 0
+    assert lv.logits_to_frame(ruled_out, tiny.tokenizer(), top_k=2).probability.tolist() == [1, 0]
+
+
+def test_logits_beyond_the_tokenizers_vocabulary_are_shown_by_number():
+    logits = torch.zeros(300)
+    logits[299] = 5.0
+    assert lv.logits_to_frame(logits, tiny.tokenizer(), top_k=300).token[0] == "⟨299⟩"
+
+
+def test_equal_scores_share_a_rank_and_come_by_id():
+    frame = lv.logits_to_frame(torch.tensor([1.0, 2.0, 2.0, 1.0, 1.0]), tiny.tokenizer(), top_k=4)
+    assert frame["rank"].tolist() == [1, 1, 3, 3]
+    assert frame.token_id.tolist() == [1, 2, 0, 3]
+
+
+@pytest.mark.parametrize(
+    ("bad", "named"),
+    [
+        ({"sentence": None}, "sentence"),
+        ({"sentence": b"hello"}, "sentence"),
+        ({"sentence": "\ud83d"}, "sentence"),
+        ({"num_steps": True}, "num_steps"),
+        ({"num_steps": math.inf}, "num_steps"),
+        ({"num_steps": None}, "num_steps"),
+        ({"num_steps": 1000}, "num_steps=1000"),
+        ({"sentence": "x" * 500}, "sentence"),
+        ({"top_k": None}, "top_k"),
+        ({"top_k": [5]}, "top_k"),
+        ({"tokenizer": None}, "tokenizer"),
+        ({"model": None}, "model"),
+        ({"add_special_tokens": "no"}, "add_special_tokens"),
+    ],
+)
+def test_predict_next_tokens_refuses_by_name_before_any_pass(bad, named):
+    model = tiny.model("llama")
+    hook = model.register_forward_pre_hook(lambda *_: pytest.fail("the model ran"))
+    arguments = {"model": model, "tokenizer": tiny.tokenizer(), "sentence": "hello"} | bad
+    try:
+        with pytest.raises((TypeError, ValueError), match=named):
+            lv.predict_next_tokens(**arguments)
+    finally:
+        hook.remove()
+
+
+def test_predict_next_tokens_refuses_ids_beyond_the_embedding():
+    tokenizer = copy.deepcopy(tiny.tokenizer())
+    tokenizer.add_tokens(["<extra>"])
+    with pytest.raises(ValueError, match="sentence holds the token <extra>"):
+        lv.predict_next_tokens(tiny.model("llama"), tokenizer, "hello <extra>")
+
+
+def test_predict_next_tokens_takes_numpy_numbers_and_a_templates_text():
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = copy.deepcopy(tiny.tokenizer())
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", tiny.BOS)]
+    )
+    arguments = {"num_steps": np.int64(2), "top_k": torch.tensor(3)}
+    predict = lv.predict_next_tokens
+    model = tiny.model("llama")
+    frame = predict(model, tokenizer, "<bos>hi", **arguments, add_special_tokens=False)
+    assert frame["current sentence"][0] == "<bos>hi" and len(frame) == 2
+    assert predict(model, tokenizer, "hi", **arguments)["current sentence"][0] == "<bos>hi"
+    # An empty sentence has a token where the tokenizer puts one in front.
+    assert predict(model, tokenizer, "", **arguments)["current sentence"][0] == "<bos>"

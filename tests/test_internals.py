@@ -1,19 +1,26 @@
 """Hidden states, attention, the lens and the cache, on every architecture."""
 
+import copy
 import math
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+)
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import llmviz as lv
 from llmviz import internals
-from llmviz.internals import final_norm, unembed
+from llmviz.head import Head, final_norm, unembed
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -141,18 +148,44 @@ def test_attention_is_causal_and_adds_up_to_one(architecture, implementation):
     assert torch.allclose(weights, own, atol=1e-6)
 
 
-def test_the_attention_is_put_back_when_the_call_raises(monkeypatch):
-    model = tiny.model("llama")
-    assert model.config._attn_implementation == "sdpa"
+def test_the_models_own_attention_is_never_switched(monkeypatch):
+    model, seen = tiny.model("llama"), []
+    attend = type(model.model.layers[0].self_attn).forward
 
-    def raises(*_, **__):
-        assert model.config._attn_implementation == "eager"
-        raise KeyboardInterrupt
+    def watched(self, *args, **kwargs):
+        seen.append((self.config._attn_implementation, model.config._attn_implementation))
+        return attend(self, *args, **kwargs)
 
-    monkeypatch.setattr(model, "forward", raises)
-    with pytest.raises(KeyboardInterrupt):
-        lv.attentions(model, tiny.tokenizer(), TEXT)
-    assert model.config._attn_implementation == "sdpa"
+    monkeypatch.setattr(type(model.model.layers[0].self_attn), "forward", watched)
+    lv.attentions(model, tiny.tokenizer(), TEXT)
+    assert set(seen) == {("eager", "sdpa")}
+
+
+# Their sinks take a part of each query's attention, and are no tokens.
+WITH_SINKS = {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8}
+
+
+def test_a_sink_has_what_a_querys_weights_lack():
+    model = made("gpt_oss", **tiny.GROUPED, **WITH_SINKS)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.sinks.fill_(1.0)
+    weights = lv.attentions(model, tiny.tokenizer(), TEXT).tensor
+    assert (weights.sum(-1)[:, :, 0] < 1 - 1e-3).any() and (weights.triu(1) == 0).all()
+    assert "sink" in lv.attentions.__doc__
+
+
+def test_a_running_state_is_no_attention():
+    # As wide as the text has tokens: its shape is that of a map.
+    kinds = ["linear_attention", "full_attention", "linear_attention"]
+    experts = {"num_local_experts": 2, "num_experts_per_tok": 1}
+    config = {**tiny.GROUPED, "head_dim": TOKENS, "layer_types": kinds, **experts}
+    weights = lv.attentions(made("minimax", **config), tiny.tokenizer(), TEXT).tensor
+    assert weights.shape == (1, 4, TOKENS, TOKENS)
+    assert torch.allclose(weights.sum(-1), torch.ones(1, 4, TOKENS), atol=1e-5)
+    rwkv = made("rwkv", vocab_size=tiny.VOCABULARY, hidden_size=32, num_hidden_layers=2)
+    with pytest.raises(ValueError, match="no attention"):
+        lv.attentions(rwkv, tiny.tokenizer(), TEXT)
 
 
 def test_a_hybrid_gives_the_attention_that_it_has():
@@ -216,12 +249,13 @@ def test_one_position_is_a_part_of_all():
 def test_the_lens_makes_few_scores_at_a_time(monkeypatch):
     model, sizes = tiny.model("llama"), []
     whole = lv.logit_lens(model, tiny.tokenizer(), TEXT)
+    unembed = Head.unembed
 
-    def watched(model, hidden):
+    def watched(self, hidden):
         sizes.append(hidden.shape[0] * tiny.VOCABULARY)
-        return unembed(model, hidden)
+        return unembed(self, hidden)
 
-    monkeypatch.setattr(internals, "unembed", watched)
+    monkeypatch.setattr(Head, "unembed", watched)
     monkeypatch.setattr(internals, "_MOST_SCORES", 5 * tiny.VOCABULARY + 1)
     parts = lv.logit_lens(model, tiny.tokenizer(), TEXT)
     assert max(sizes) == 5 * tiny.VOCABULARY and sum(sizes) == 4 * TOKENS * tiny.VOCABULARY
@@ -305,26 +339,212 @@ def test_bad_texts_and_models_are_named(function):
         function(model, tokenizer, "")
     with pytest.raises(ValueError, match="text has 129 tokens.*shorten"):
         function(model, tokenizer, "a" * 129)
-    with pytest.raises(TypeError, match="no language head"):
-        function(model.model, tokenizer, "a")
+    with pytest.raises(ValueError, match="half a surrogate"):
+        function(model, tokenizer, "a\ud800")
+    with pytest.raises(TypeError, match="model must be a language model.*not str: 'gpt2'"):
+        function("gpt2", tokenizer, "a")
+    config = {**tiny.GROUPED, "vocab_size": 100}
+    small = AutoModelForCausalLM.from_config(CONFIG_MAPPING["llama"](**config)).eval()
+    with pytest.raises(ValueError, match="text holds the token .*, id .* below 100"):
+        function(small, tokenizer, TEXT)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
+def test_a_bos_token_in_front_can_be_had_or_not(function):
+    class WithBos:
+        def __call__(self, text, add_special_tokens=True):
+            ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+            return {"input_ids": [tiny.BOS] * add_special_tokens + ids}
+
+        def __getattr__(self, name):
+            return getattr(tokenizer, name)
+
+    model, tokenizer = tiny.model("llama"), tiny.tokenizer()
+    without = function(model, WithBos(), "abc", add_special_tokens=False)
+    wanted, found = function(model, tokenizer, "abc"), function(model, WithBos(), "abc")
+    if isinstance(wanted, internals.Labelled):
+        assert torch.equal(without.tensor, wanted.tensor) and without.labels == wanted.labels
+        assert len(found.labels) == 4
+    else:
+        assert without.equals(wanted) and not found.equals(wanted)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3_text", "opt", "mamba"])
+def test_a_body_needs_no_head(architecture):
+    model, tokenizer = tiny.model(architecture), tiny.tokenizer()
+    body = model.base_model
+    assert torch.equal(
+        lv.hidden_states(body, tokenizer, TEXT).tensor,
+        lv.hidden_states(model, tokenizer, TEXT).tensor,
+    )
+    if architecture != "mamba":
+        assert torch.equal(
+            lv.attentions(body, tokenizer, TEXT).tensor,
+            lv.attentions(model, tokenizer, TEXT).tensor,
+        )
+    assert lv.kv_cache(body, tokenizer, TEXT).equals(lv.kv_cache(model, tokenizer, TEXT))
+    with pytest.raises(TypeError, match=f"{type(body).__name__}, which has no language head"):
+        lv.logit_lens(body, tokenizer, TEXT)
+
+
+# Not causal, or an encoder-decoder
+
+SMALL = {"vocab_size": tiny.VOCABULARY, "hidden_size": 32, "intermediate_size": 64,
+         "num_hidden_layers": 2, "num_attention_heads": 4}  # fmt: skip
+SHORT = {"vocab_size": tiny.VOCABULARY, "emb_dim": 32, "n_layers": 2, "n_heads": 4}
+BART = {"vocab_size": tiny.VOCABULARY, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2,
+        "decoder_attention_heads": 4, "encoder_attention_heads": 4, "decoder_ffn_dim": 32,
+        "encoder_ffn_dim": 32, "max_position_embeddings": 64}  # fmt: skip
+T5 = {"vocab_size": tiny.VOCABULARY, "d_model": 32, "d_ff": 64, "num_layers": 2, "num_heads": 4}
+XLNET = {"vocab_size": tiny.VOCABULARY, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64}
+REFORMER = {"vocab_size": tiny.VOCABULARY, "hidden_size": 32, "num_attention_heads": 4,
+            "attention_head_size": 8, "feed_forward_size": 64, "axial_pos_embds": False,
+            "max_position_embeddings": 64, "attn_layers": ["local", "local"],
+            "local_attn_chunk_length": 8}  # fmt: skip
+AUTO = {
+    "lm": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM, "masked": AutoModelForMaskedLM,
+    "body": AutoModel,
+}  # fmt: skip
+LATER = "which is not causal: its tokens look at later ones too"
+REFUSED = [
+    ("seq2seq", "t5", T5, "T5ForConditionalGeneration, an encoder-decoder"),
+    ("body", "t5", T5, "T5Model, an encoder-decoder"),
+    ("seq2seq", "bart", BART, "BartForConditionalGeneration, an encoder-decoder"),
+    ("lm", "bert", SMALL, f"BertLMHeadModel, {LATER}.*is_decoder=True"),
+    ("masked", "bert", SMALL, f"BertForMaskedLM, {LATER}.*is_decoder=True"),
+    ("body", "bert", SMALL, f"BertModel, {LATER}"),
+    ("lm", "roberta", SMALL, f"RobertaForCausalLM, {LATER}"),
+    ("lm", "electra", SMALL, f"ElectraForCausalLM, {LATER}"),
+    ("lm", "roformer", SMALL, f"RoFormerForCausalLM, {LATER}"),
+    ("lm", "bert-generation", SMALL, f"BertGenerationDecoder, {LATER}"),
+    ("body", "distilbert", {"vocab_size": 259, "dim": 32, "n_heads": 4, "n_layers": 2},
+     f"DistilBertModel, {LATER}"),
+    ("masked", "modernbert", {**SMALL, "pad_token_id": 0}, f"ModernBertForMaskedLM, {LATER}"),
+    ("lm", "xlnet", XLNET, f"XLNetLMHeadModel, {LATER}"),
+    ("body", "xlnet", XLNET, f"XLNetModel, {LATER}"),
+    ("lm", "xlm", SHORT, "XLMWithLMHeadModel, which is not causal: it predicts .* mask"),
+    ("lm", "xlm", {**SHORT, "causal": True}, "XLMWithLMHeadModel, which is not causal"),
+    ("masked", "flaubert", SHORT, "FlaubertWithLMHeadModel, which is not causal"),
+    ("masked", "reformer", {**REFORMER, "is_decoder": False}, f"ReformerForMaskedLM, {LATER}"),
+    ("lm", "gemma", {**tiny.GROUPED, "head_dim": 8, "use_bidirectional_attention": True},
+     f"GemmaForCausalLM, {LATER}"),
+    ("lm", "llama", {**tiny.GROUPED, "is_causal": False}, f"LlamaForCausalLM, {LATER}"),
+]  # fmt: skip
+DOORS = [*FUNCTIONS, lv.generate]
+
+
+@pytest.mark.parametrize(("auto", "architecture", "config", "match"), REFUSED)
+def test_a_model_that_cannot_continue_a_text_is_refused(
+    auto, architecture, config, match, monkeypatch
+):
+    model = AUTO[auto].from_config(CONFIG_MAPPING[architecture](**config)).eval()
+    monkeypatch.setattr(type(model), "forward", lambda *_, **__: pytest.fail("it ran"))
+    for door in DOORS:
+        with pytest.raises(TypeError, match=f"model is a {match}"):
+            door(model, tiny.tokenizer(), "abc")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "config"),
+    [("bert", {**SMALL, "is_decoder": True}), ("roberta", {**SMALL, "is_decoder": True}),
+     ("bart", {**BART, "forced_eos_token_id": None}), ("gpt_neox_japanese", SMALL),
+     ("rwkv", {"vocab_size": 259, "hidden_size": 32, "num_hidden_layers": 2})],
+)  # fmt: skip
+def test_causal_models_of_these_families_are_taken(architecture, config):
+    model = made(architecture, **config)
+    run = lv.generate(model, tiny.tokenizer(), "hello", max_new_tokens=6)
+    ids = tiny.tokenizer()("hello", return_tensors="pt")["input_ids"]
+    wanted = model.generate(ids, max_new_tokens=6, do_sample=False)
+    assert run.sequences.tolist() == wanted.tolist()
+    assert lv.hidden_states(model, tiny.tokenizer(), "hello").tensor.shape == (3, 5, 32)
+
+
+def test_reformers_cache_is_refused():
+    model = made("reformer", **REFORMER, is_decoder=True)
+    with pytest.raises(ValueError, match="model is a ReformerModelWithLMHead, whose cache"):
+        lv.generate(model, tiny.tokenizer(), "hello")
+    assert lv.hidden_states(model, tiny.tokenizer(), "hello").tensor.shape[:2] == (3, 5)
+
+
+@pytest.mark.parametrize("size", [-1, 0])
+def test_a_context_that_is_no_number_of_tokens_is_no_bound(size):
+    model = made("llama", **{**tiny.GROUPED, "max_position_embeddings": 64})
+    model.config.max_position_embeddings = size
+    assert lv.generate(model, tiny.tokenizer(), "hi", max_new_tokens=2).sequences.shape == (1, 4)
+    assert len(lv.hidden_states(model, tiny.tokenizer(), "hi").labels) == 2
+
+
+# NaN and infinities
+
+
+def broken(where: str, value: float):
+    model = copy.deepcopy(tiny.model("llama"))
+    with torch.no_grad():
+        model.get_parameter(where)[65] = value
+    return model
+
+
+def test_what_is_not_finite_is_named():
+    tokenizer = tiny.tokenizer()
+    in_the_head = broken("lm_head.weight", math.nan)
+    with pytest.raises(ValueError, match="NaN or an infinity: logits after layer 0, at token h"):
+        lv.logit_lens(in_the_head, tokenizer, "hi", target="a")
+    in_the_embedding = broken("model.embed_tokens.weight", math.nan)
+    b = tokenizer.convert_tokens_to_ids("b")
+    with torch.no_grad():
+        in_the_embedding.model.embed_tokens.weight[65] = 0.0
+        in_the_embedding.model.embed_tokens.weight[b] = math.inf
+    for function in (lv.hidden_states, lv.attentions, lv.logit_lens):
+        with pytest.raises(
+            ValueError, match="model gives NaN or an infinity: .* layer 0, at token"
+        ):
+            function(in_the_embedding, tokenizer, "aab")
+        function(in_the_embedding, tokenizer, "aaa")
+    with pytest.raises(ValueError, match="hidden state after layer 0, at token b;"):
+        lv.hidden_states(in_the_embedding, tokenizer, "aab")
+
+
+def test_a_certain_prediction_has_no_entropy_and_minus_infinity_is_a_logit():
+    model = copy.deepcopy(tiny.model("opt"))  # its head has no bias; give it one
+    model.lm_head.bias = nn.Parameter(torch.full((tiny.VOCABULARY,), -math.inf))
+    with torch.no_grad():
+        model.lm_head.bias[70] = 0.0
+    lens = lv.logit_lens(model, tiny.tokenizer(), "hi")
+    assert set(lens.token_id) == {70} and set(lens.probability) == {1.0}
+    assert all(str(bits) == "0.0" for bits in lens.entropy)
 
 
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
         ({"top_k": 0}, "top_k=0"),
-        ({"top_k": 260}, "vocabulary's 259"),
+        ({"top_k": 260}, "top_k=260: .* from 1 to 259"),
         ({"top_k": True}, "top_k=True"),
-        ({"position": TOKENS}, f"position={TOKENS}: the text has tokens 0 to {TOKENS - 1}"),
+        ({"position": TOKENS}, f"position={TOKENS}: .* from -{TOKENS} to {TOKENS - 1}"),
+        ({"position": True}, "position=True"),
+        ({"position": 1.0}, "position=1.0"),
+        ({"target": True}, "target=True"),
+        ({"add_special_tokens": 1}, "add_special_tokens=1"),
         ({"position": "last"}, "position='last'"),
         ({"target": "ab"}, "target='ab' is 2 tokens \\(a b\\)"),
         ({"target": ""}, "target='' is 0 tokens"),
         ({"target": 259}, "target=259"),
     ],
 )
-def test_bad_arguments_of_the_lens_are_named(arguments, match):
+def test_bad_arguments_of_the_lens_are_named(arguments, match, monkeypatch):
+    model = tiny.model("llama")
+    monkeypatch.setattr(type(model), "forward", None)  # before it runs
     with pytest.raises(ValueError, match=match):
-        lv.logit_lens(tiny.model("llama"), tiny.tokenizer(), TEXT, **arguments)
+        lv.logit_lens(model, tiny.tokenizer(), TEXT, **arguments)
+
+
+def test_numpy_and_torch_numbers_are_numbers():
+    model, tokenizer = tiny.model("llama"), tiny.tokenizer()
+    one = lv.logit_lens(model, tokenizer, TEXT, np.int64(2), position=np.int32(-1), target=97)
+    two = lv.logit_lens(
+        model, tokenizer, TEXT, torch.tensor(2), position=torch.tensor(-1), target=np.int64(97)
+    )
+    assert one.equals(two) and len(one) == 4 * 2
 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)

@@ -1,9 +1,11 @@
 """Processors: equal to transformers' classes bit for bit, in their order, with their properties."""
 
 import inspect
+import json
 import math
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given, settings
@@ -202,18 +204,94 @@ def test_what_a_constraint_allows_is_forced_only_when_all_beams_are_stuck():
     assert_same_bits(found, wanted)
 
 
+BIASES = [
+    {(3,): 1.5},
+    {(3,): 1.5, (7, 8): -2.0, (1, 8): 0.1, (2, 8): 0.2, (9,): -INF},
+    {(7, 8): 1.0, (1, 2, 3): 0.3, (3,): 0.7, (0, 3): 0.01, (1, 0, 3): 4.0},
+    {tuple(range(30)): 1.0, (2, 12): -INF, (4, 2, 13): 5.0},
+    {(a, 5): 0.1 * a + 0.03 for a in range(8)}
+    | {(a, b, 5): 0.7 for a in range(8) for b in range(8)},
+]
+
+
+@pytest.mark.parametrize("biases", BIASES, ids=lambda b: f"{len(b)} sequences")
+@pytest.mark.parametrize("batch", BATCHES)
+def test_sequence_bias_equals_transformers(batch, biases):
+    scores, (input_ids, _) = BATCHES[batch], text()
+    as_list = [[list(ids), bias] for ids, bias in biases.items()]
+    for form in (biases, as_list):
+        for ids in (input_ids, input_ids[:, :2]):
+            wanted = theirs.SequenceBiasLogitsProcessor(form)(ids, scores)
+            assert_same_bits(processors.sequence_bias(scores, form, ids), wanted)
+    plain = processors.check(sequence_bias=biases)["sequence_bias"]
+    assert plain == as_list
+    in_numpy = {tuple(map(np.int64, ids)): np.float64(bias) for ids, bias in biases.items()}
+    assert processors.check(sequence_bias=in_numpy)["sequence_bias"] == as_list
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_what_works_at_the_ends_of_a_text_equals_transformers(batch):
+    scores, (input_ids, _) = BATCHES[batch], text()
+    for eos in ([5], [5, 0, 39]):
+        for prompt in (0, 20, 24, 25):
+            new_tokens = input_ids[:, prompt:]
+            for start, factor in ((0, 1.5), (0, 0.9), (3, 2), (4, 1.01), (5, 3.0), (30, 2.0)):
+                wanted = theirs.ExponentialDecayLengthPenalty((start, factor), eos, prompt)
+                found = processors.exponential_decay_length_penalty(
+                    scores, (start, factor), new_tokens, eos
+                )
+                assert_same_bits(found, wanted(input_ids, scores))
+            for limit in (1, 2, 5, 6, 7, 26):
+                wanted = theirs.ForcedEOSTokenLogitsProcessor(prompt + limit, eos)
+                found = processors.forced_eos_token_id(scores, eos, new_tokens, limit)
+                assert_same_bits(found, wanted(input_ids, scores))
+                wanted = theirs.ForcedEOSTokenLogitsProcessor(prompt + limit, eos[0])
+                found = processors.forced_eos_token_id(scores, eos[0], new_tokens, limit)
+                assert_same_bits(found, wanted(input_ids, scores))
+            wanted = theirs.SuppressTokensAtBeginLogitsProcessor(eos, prompt)(input_ids, scores)
+            found = processors.begin_suppress_tokens(scores, eos, new_tokens)
+            assert_same_bits(found, wanted)
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_guidance_equals_transformers(batch, monkeypatch):
+    Theirs = theirs.UnbatchedClassifierFreeGuidanceLogitsProcessor
+    for scale in (0.0, 0.5, 1.5, 3, -1.0):
+        monkeypatch.setattr(
+            Theirs, "get_unconditional_logits", lambda self, ids: BATCHES["peaked"][:, None]
+        )
+        wanted = Theirs(scale, None)(None, BATCHES[batch])
+        found = processors.guidance_scale(BATCHES[batch], scale, BATCHES["peaked"])
+        assert torch.equal(found.nan_to_num(7.0), wanted.nan_to_num(7.0))
+
+
+@pytest.mark.parametrize("vocabulary", [2, 40, 100, 101, 3000])
+def test_top_h_equals_transformers(vocabulary):
+    scores = torch.cat(list(batches(vocabulary).values())) if vocabulary > 3 else torch.randn(3, 2)
+    for value in (1e-6, 0.1, 0.5, 0.9, 0.999, 1.0):
+        wanted = theirs.TopHLogitsWarper(value)(None, scores)
+        assert_same_bits(processors.top_h(scores, value), wanted)
+    assert kept(processors.top_h(scores, 1.0)).sum(-1).max() <= 100
+
+
 # The order, against the list that transformers builds
 
 
 NAMES = {
+    "UnbatchedClassifierFreeGuidanceLogitsProcessor": "guidance_scale",
+    "SequenceBiasLogitsProcessor": "sequence_bias",
     "RepetitionPenaltyLogitsProcessor": "repetition_penalty",
     "NoRepeatNGramLogitsProcessor": "no_repeat_ngram_size",
     "NoBadWordsLogitsProcessor": "bad_words_ids",
     "MinNewTokensLengthLogitsProcessor": "min_new_tokens",
     "PrefixConstrainedLogitsProcessor": "prefix_allowed_tokens_fn",
+    "ForcedEOSTokenLogitsProcessor": "forced_eos_token_id",
+    "ExponentialDecayLengthPenalty": "exponential_decay_length_penalty",
     "SuppressTokensLogitsProcessor": "suppress_tokens",
+    "SuppressTokensAtBeginLogitsProcessor": "begin_suppress_tokens",
     "Own": "logits_processor",
     "TemperatureLogitsWarper": "temperature",
+    "TopHLogitsWarper": "top_h",
     "TopKLogitsWarper": "top_k",
     "TopPLogitsWarper": "top_p",
     "MinPLogitsWarper": "min_p",
@@ -229,14 +307,20 @@ class Own(theirs.LogitsProcessor):
 
 
 ALL = {
+    "guidance_scale": 1.5,
+    "sequence_bias": [[[6], 2.0], [[1, 6], -1.5], [[7, 8], 0.5], [[0, 6], 1.0], [[2, 3, 6], -3.0]],
     "repetition_penalty": 1.3,
     "no_repeat_ngram_size": 3,
     "bad_words_ids": [[1], [2, 3], [39]],
     "min_new_tokens": 9,
     "prefix_allowed_tokens_fn": lambda prompt, ids: list(range(prompt, 38)),
+    "forced_eos_token_id": [9, 11],
+    "exponential_decay_length_penalty": (3, 1.2),
     "suppress_tokens": [4, 5],
+    "begin_suppress_tokens": [6, 10],
     "logits_processor": [Own()],
     "temperature": 0.7,
+    "top_h": 0.95,
     "top_k": 25,
     "top_p": 0.95,
     "min_p": 0.02,
@@ -246,11 +330,15 @@ ALL = {
 }
 
 
+WITHOUT_PROMPT = 2 * torch.randn(4, 40, generator=torch.Generator().manual_seed(5))
+
+
 def their_processors(asked, input_ids_seq_length, attention_mask, num_beams, do_sample, eos):
     asked = dict(asked)
     arguments = {k: asked.pop(k, None) for k in ("prefix_allowed_tokens_fn", "logits_processor")}
     config = GenerationConfig(num_beams=num_beams, do_sample=do_sample, **asked)
     config._eos_token_tensor = torch.tensor(eos) if eos else None
+    config.max_length = input_ids_seq_length + 8
     return tiny.model("gpt2")._get_logits_processor(
         config,
         input_ids_seq_length=input_ids_seq_length,
@@ -264,27 +352,40 @@ def their_processors(asked, input_ids_seq_length, attention_mask, num_beams, do_
 @pytest.mark.parametrize("num_beams", [1, 4])
 @pytest.mark.parametrize("do_sample", [True, False])
 @pytest.mark.parametrize("batch", ["normal", "peaked", "tied", "log-probabilities"])
-def test_stages_are_those_of_transformers(batch, do_sample, num_beams, eos):
+@pytest.mark.parametrize("prompt", [18, 21, 25], ids="prompt {}".format)
+def test_stages_are_those_of_transformers(batch, do_sample, num_beams, eos, prompt, monkeypatch):
+    """By the prompt's length, the next token is the last, one in the middle, or the first."""
+    monkeypatch.setattr(
+        theirs.UnbatchedClassifierFreeGuidanceLogitsProcessor,
+        "get_unconditional_logits",
+        lambda self, input_ids: WITHOUT_PROMPT[:, None],
+    )
     input_ids, attention_mask = text()
     chosen = [set(ALL), *({name} for name in ALL), set(ALL) - {"temperature", "top_k"}]
+    if prompt > 18:
+        chosen = [set(ALL), set(ALL) - {"begin_suppress_tokens"}, {"forced_eos_token_id"}]
+        chosen += [{"exponential_decay_length_penalty"}, {"begin_suppress_tokens"}]
     for names in chosen:
         asked = {k: v for k, v in ALL.items() if k in names}
         if not eos:
             asked.pop("min_new_tokens", None)  # there is nothing that it could hold back
+            asked.pop("exponential_decay_length_penalty", None)  # theirs raises
         wanted = scores = BATCHES[batch]
         found = list(
             processors.stages(
                 scores,
                 input_ids,
                 attention_mask=attention_mask,
-                prompt_length=18,
+                prompt_length=prompt,
+                max_new_tokens=8,
                 eos_token_ids=eos,
                 num_beams=num_beams,
+                unconditional_logits=WITHOUT_PROMPT,
                 do_sample=do_sample,
                 **dict(reversed(asked.items())),  # the order of the arguments does not matter
             )
         )
-        chain = their_processors(asked, 18, attention_mask, num_beams, do_sample, eos)
+        chain = their_processors(asked, prompt, attention_mask, num_beams, do_sample, eos)
         assert [name for name, _ in found] == [NAMES[type(p).__name__] for p in chain]
         for (_, scores), processor in zip(found, chain, strict=True):
             wanted = processor(input_ids, wanted)
@@ -294,9 +395,11 @@ def test_stages_are_those_of_transformers(batch, do_sample, num_beams, eos):
 def test_presence_and_frequency_follow_the_repetition_penalty():
     input_ids, _ = text()
     asked = dict(ALL, presence_penalty=0.5, frequency_penalty=0.5)
-    order = [name for name, _ in processors.stages(BATCHES["normal"], input_ids, **asked)]
+    context = {"unconditional_logits": WITHOUT_PROMPT, "max_new_tokens": 40}
+    stages = processors.stages(BATCHES["normal"], input_ids, **context, **asked)
+    order = [name for name, _ in stages]
     assert order == list(processors.DEFAULTS)
-    assert order[:4] == [
+    assert order[2:6] == [
         "repetition_penalty",
         "presence_penalty",
         "frequency_penalty",
@@ -589,6 +692,10 @@ def test_an_own_processor_has_to_return_scores(returned):
 # Bad input
 
 BAD = {
+    "guidance_scale": (INF, -INF, None, "1", True, [1.0], 10**400),
+    "sequence_bias": ([], {}, 3, "a", [[3]], [[[3], "1"]], [[[], 1.0]], [[[-1], 1.0]], {3: 1.0},
+                      [[[259], 1.0]], {(1, 300): 1.0}, {(1,): INF}, {(1,): math.nan},
+                      {(1,): True}, {(1.0,): 1.0}, {"ab": 1.0}),
     "repetition_penalty": (0, 0.0, -1.5, INF, None, "1.2", True, [1.2]),
     "presence_penalty": (2.1, -2.001, INF, None, "0", True),
     "frequency_penalty": (2.1, -2.001, -INF, None, "0", True),
@@ -597,10 +704,15 @@ BAD = {
                       [[300, 1]], {}),
     "min_new_tokens": (-1, 2.5, None, True),
     "prefix_allowed_tokens_fn": (3, [1, 2], "f", dict),
+    "forced_eos_token_id": ([], "2", 1.0, -1, 259, [259], [[1]], True, [None]),
+    "exponential_decay_length_penalty": (3, (3,), (-1, 1.5), (3, 0.0), (3, -1.0), (3, INF),
+                                         (1.5, 2.0), ("a", 2.0), (3, "b"), (1, 2, 3), (True, 2.0)),
     "suppress_tokens": (3, [[3]], [-1], [1.0], "12", [True], [259]),
+    "begin_suppress_tokens": (3, [[3]], [-1], [1.0], "12", [True], [259]),
     "logits_processor": (3, "f", [3], [lambda ids, scores: scores, None],
                          theirs.TopKLogitsWarper, [theirs.TopKLogitsWarper]),
     "temperature": (0, 0.0, -1.0, INF, None, "1", True),
+    "top_h": (0, 0.0, -0.1, 1.01, INF, "1", True),
     "top_k": (-1, 2.0, None, True),
     "top_p": (0, 0.0, -0.1, 1.01, None, "1"),
     "min_p": (-0.01, 1.01, None),
@@ -621,10 +733,80 @@ def test_bad_settings_are_named_before_the_model_runs(name, monkeypatch):
                 search(model, input_ids, **{name: value})
         with pytest.raises(ValueError, match=rf"^{name}\b.*must be"):
             processors.check(vocab_size=259, **{name: value})
-        if value not in (True, None):
+        if value is not True and value is not None:
             scores = torch.zeros(1, 259)
             with pytest.raises(ValueError, match=rf"^{name}\b.*must be"):
                 list(processors.stages(scores, input_ids, **{name: value}))
+
+
+NUMBERS = {
+    "top_k": (np.int64(5), torch.tensor(5), np.uint8(5)),
+    "no_repeat_ngram_size": (np.int32(2), torch.tensor(2)),
+    "min_new_tokens": (np.int64(3), torch.tensor(3, dtype=torch.int16)),
+    "temperature": (np.float64(0.5), np.float32(0.5), torch.tensor(0.5), np.int64(2)),
+    "top_p": (np.float64(0.5), torch.tensor(0.5, dtype=torch.float64)),
+    "suppress_tokens": ([np.int64(3)], np.array([3, 4]), torch.tensor([3]), range(3)),
+    "bad_words_ids": ([np.array([3, 4])], [[np.int64(3)], (4,)]),
+    "forced_eos_token_id": (np.int64(3), torch.tensor(3), np.array([3])),
+    "exponential_decay_length_penalty": ((np.int64(3), np.float32(1.5)),),
+    "guidance_scale": (np.float64(1.5), 2),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_of_numpy_and_torch_are_numbers(name):
+    """And become plain data, which is what a trace's settings hold."""
+    for value in NUMBERS[name]:
+        plain = processors.check(**{name: value})[name]
+        assert json.loads(json.dumps(plain)) == plain
+        flat = np.array(plain).flatten().tolist()
+        listed = isinstance(value, (list, tuple))
+        wanted = [np.array(v).tolist() for v in value] if listed else value
+        assert flat == np.array(wanted).flatten().tolist()
+
+
+@pytest.mark.parametrize("enters", [
+    {"scores": [[1.0, 2.0]]}, {"scores": None}, {"scores": torch.zeros(4)},
+    {"scores": torch.zeros(1, 4, dtype=torch.long)}, {"scores": torch.zeros(0, 4)},
+    {"input_ids": [[1, 2]]}, {"input_ids": "text"}, {"input_ids": torch.tensor([1, 2])},
+    {"input_ids": torch.zeros(1, 2)}, {"input_ids": torch.tensor([[-1, 2]])},
+    {"input_ids": torch.tensor([[1], [2]])}, {"num_beams": 0}, {"num_beams": 2},
+    {"num_beams": 1.0}, {"prompt_length": -1}, {"do_sample": "no"}, {"do_sample": 1},
+    {"min_tokens_to_keep": 0}, {"attention_mask": [[1, 1]]}, {"max_new_tokens": 0},
+    {"attention_mask": torch.zeros(2, 2)},
+], ids=str)  # fmt: skip
+def test_what_enters_the_processors_is_checked(enters):
+    given = {"scores": torch.zeros(1, 4), "input_ids": torch.tensor([[1, 2]])} | enters
+    asked = {"repetition_penalty": 1.5, "top_k": 2, "forced_eos_token_id": 1}
+    (name,) = enters
+    with pytest.raises((TypeError, ValueError), match=rf"^{name}\b"):
+        processors.process(**{"max_new_tokens": 9} | given | asked)
+
+
+def test_a_processor_called_by_itself_checks_too():
+    scores, ids = torch.zeros(2, 5), torch.zeros(2, 3, dtype=torch.long)
+    for call, name in (
+        (lambda: processors.top_k(scores, True), "top_k"),
+        (lambda: processors.top_k("x", 3), "scores"),
+        (lambda: processors.top_p(scores, 0.5, 0), "min_tokens_to_keep"),
+        (lambda: processors.no_repeat_ngram_size(scores, 2, None), "input_ids"),
+        (lambda: processors.presence_penalty(scores, 0.5, ids[:1]), "new_tokens"),
+        (lambda: processors.forced_eos_token_id(scores, 9, ids, 4), "forced_eos_token_id"),
+        (lambda: processors.guidance_scale(scores, 2.0, None), "unconditional_logits"),
+        (lambda: processors.guidance_scale(scores, 2.0, scores[:1]), "unconditional_logits"),
+        (lambda: processors.bad_words_ids(scores, [[1]], ids, ["a"]), "eos_token_ids"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=rf"^{name}\b"):
+            call()
+    assert torch.equal(processors.top_k(scores=scores, top_k=np.int64(2)), scores)
+
+
+def test_an_exponential_penalty_beyond_all_numbers_is_named():
+    scores, new_tokens = torch.ones(1, 4), torch.zeros(1, 500, dtype=torch.long)
+    with pytest.raises(ValueError, match="holds .inf.*processors in use"):
+        processors.process(
+            scores, new_tokens, exponential_decay_length_penalty=(0, 1e9), eos_token_ids=[2]
+        )
 
 
 def _never(forward):
@@ -666,7 +848,9 @@ def test_a_constraint_that_allows_nothing_names_the_row(allowed):
         greedy_search(model, input_ids, prefix_allowed_tokens_fn=fn)
 
 
-@pytest.mark.parametrize("name", ["repetition_penalty", "presence_penalty", "frequency_penalty",
+@pytest.mark.parametrize("name", ["sequence_bias", "forced_eos_token_id", "begin_suppress_tokens",
+                                  "exponential_decay_length_penalty",
+                                  "repetition_penalty", "presence_penalty", "frequency_penalty",
                                   "no_repeat_ngram_size", "bad_words_ids", "min_new_tokens",
                                   "prefix_allowed_tokens_fn", "logits_processor"])  # fmt: skip
 def test_what_looks_at_the_text_says_so(name):

@@ -1,9 +1,13 @@
 """What is installed, pinned, declared and imported, held against one another."""
 
 import ast
+import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from importlib import metadata
 from pathlib import Path
 
@@ -171,6 +175,93 @@ def test_environment_yml_agrees_with_pyproject():
     assert name == "python" and Version(version) in SpecifierSet(PROJECT["requires-python"])
     assert Requirement(pip).specifier == RUNTIME["pip"].specifier
     assert by_pip == {"pip": ["-c constraints.txt", "-e ."]}
+
+
+# Installed by make, with stand-ins for Python, which write down what they were asked.
+
+needs_make = pytest.mark.skipif(not shutil.which("make"), reason="there is no make")
+PYTHON = """#!/bin/sh
+case "$*" in
+*"-m venv"*)
+    echo venv >> asked
+    rm -rf .venv
+    sleep 1
+    mkdir -p .venv/bin
+    cp "$0" .venv/bin/python ;;
+*"-m pip install"*)
+    echo pip >> asked
+    sleep 1
+    test -e .venv/bin/python || echo wiped >> asked ;;
+*"-m jupyterlab"*)
+    test -e .venv/installed && echo lab >> asked ;;
+*import\\ os*|*version_info*)
+    exec {python} "$@" ;;
+esac
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A folder with the Makefile and a Python for it, and how make is called there."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("pyproject.toml", "constraints.txt"):
+        (tmp_path / name).touch()
+    python = tmp_path / "python"
+    python.write_text(PYTHON.format(python=sys.executable))
+    python.chmod(0o755)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+
+    def start(*goals):
+        command = ["make", f"PYTHON={python}", *goals]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        return subprocess.Popen(
+            command, cwd=tmp_path, env=environment, start_new_session=True, **pipes
+        )
+
+    return start, tmp_path / "asked"
+
+
+@needs_make
+def test_two_first_make_lab_at_once(checkout):
+    """The second waits for the first's installation, and neither wipes the other's."""
+    start, asked = checkout
+    makes = [start("lab"), start("lab")]
+    said = [make.communicate(timeout=60)[0] for make in makes]
+    assert [make.returncode for make in makes] == [0, 0], said
+    assert asked.read_text().split() == ["venv", "pip", "lab", "lab"]
+    assert any("Another make is installing here" in text for text in said)
+
+
+@needs_make
+def test_make_lab_again(checkout):
+    start, asked = checkout
+    for _ in range(2):
+        make = start("lab")
+        assert not make.communicate(timeout=60)[0].startswith("make: ***") and not make.returncode
+    assert asked.read_text().split() == ["venv", "pip", "lab", "lab"]
+
+
+@needs_make
+def test_a_make_that_was_killed_leaves_no_lock(checkout):
+    start, asked = checkout
+    first = start("lab")
+    while not asked.exists():
+        time.sleep(0.05)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate(timeout=60)
+    second = start("lab")
+    said, _ = second.communicate(timeout=60)
+    assert second.returncode == 0, said
+    assert asked.read_text().split()[-3:] == ["venv", "pip", "lab"]
+
+
+@needs_make
+def test_a_moved_folder_is_installed_anew(checkout):
+    start, asked = checkout
+    start("lab").communicate(timeout=60)
+    (asked.parent / ".venv" / "installed").write_text("/elsewhere\n")
+    assert start("lab").wait(60) == 0
+    assert asked.read_text().split() == ["venv", "pip", "lab"] * 2
 
 
 # Imported.

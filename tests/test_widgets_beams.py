@@ -1,6 +1,7 @@
 """The beam explorer: every slider's state is a real search, and no slider asks the model."""
 
 import copy
+import html
 import itertools
 import re
 from urllib.parse import unquote
@@ -13,6 +14,7 @@ import torch
 import llmviz as lv
 from llmviz.widgets.beams import tree_svg
 from tests import hostile, tiny
+from tests.code import result_of_code
 from tests.views import assert_harmless, assert_leaves_a_picture
 
 PROMPT = "hello there"
@@ -148,9 +150,8 @@ def test_it_says_whether_generate_gives_the_same(monkeypatch):
 
 def test_the_call_shown_is_the_call():
     found = explorer(num_beams=2, length_penalty=0.5, early_stopping="never", top_k=0)
-    names = {"model": found.model, "inputs": tiny.tokenizer()(PROMPT, return_tensors="pt")}
-    assert eval(found.call, names).tolist() == found.run.sequences.tolist()
-    assert found.call in found.view.value.replace("&#x27;", "'")
+    assert result_of_code(found).tolist() == found.run.sequences.tolist()
+    assert found.call in html.unescape(found.view.value)
     ours = explorer(presence_penalty=0.5)
     assert ours.call.startswith("lv.generate") and ours.compare_button.disabled
     assert "not in transformers" in repr(ours)

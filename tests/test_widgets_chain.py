@@ -162,7 +162,7 @@ def test_a_new_prompt_keeps_the_token(monkeypatch):
     explorer.prompt_box.value = "other words"
     explorer.wait(30)
     assert len(count) == 1 and "“z”" in explorer.view.value
-    assert torch.equal(explorer._scores[0][1], explorer.position.logits)
+    assert torch.equal(explorer.state.scores[0][1], explorer.position.logits)
     explorer.prompt_box.value = ""
     explorer.wait(30)
     assert "no tokens" in explorer.message.value and "other words" in explorer.view.value

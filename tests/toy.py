@@ -26,6 +26,9 @@ class Bigrams(nn.Module):
     def can_generate(self):
         return True
 
+    def get_input_embeddings(self):
+        raise NotImplementedError
+
     def forward(self, input_ids, output_hidden_states=False):
         self.passes += 1
         hidden_states = (self.hidden[input_ids],) if output_hidden_states else None

@@ -1,13 +1,42 @@
 """Checks of lesson 00: reading a table of probabilities."""
 
+import torch
+
 from ..tables import Table
 from . import Exercise
 
+_TOKENS = ["␣the", "␣Paris", "␣New", "␣London", "␣a", "␣located", "␣Le", "␣Berlin", ",", "\\n"]
+
+
+def _table(logits, order):
+    """What `logits_to_frame` makes of the tokens above, its rows in another order."""
+    logits = torch.tensor(logits, dtype=torch.float64)
+    top = logits.topk(len(order))
+    log_probs = logits.log_softmax(-1)[top.indices]
+    columns = {
+        "rank": range(1, len(order) + 1),
+        "token_id": (top.indices * 100 + 260).tolist(),
+        "token": [_TOKENS[i] for i in top.indices],
+        "logit": top.values.tolist(),
+        "log_prob": log_probs.tolist(),
+        "probability": log_probs.exp().tolist(),
+    }
+    return (Table(columns).iloc[order],)
+
 
 def _tables():
-    tokens, probabilities = ["␣the", "␣Paris", "␣New", "␣London"], [0.065, 0.773, 0.009, 0.012]
-    table = Table({"token": tokens, "probability": probabilities})
-    return [(table,), (table.iloc[[1, 3, 2, 0]],), (table.iloc[[3, 2, 0]],)]
+    logits = [14.9, 17.4, 12.7, 13.2, 12.5, 12.4, 13.0, 11.0, 10.5, 10.0]
+    return [
+        _table(logits, [1, 0, 2, 3]),
+        _table(logits[::-1], [3, 1, 2, 0, 4]),
+        _table([1.0, 1.5, 0.5, 2.0, 0.0, 0.2, -1.0, -2.0, 0.9, 1.2], [2, 1, 0]),
+    ]
+
+
+def _any_table(dice):
+    rows = dice.randint(2, 6)
+    logits = [dice.gauss(0, 2) for _ in _TOKENS]
+    return _table(logits, dice.sample(range(rows), rows))
 
 
 def _winner(table):
@@ -17,6 +46,7 @@ def _winner(table):
 winner = Exercise(
     right=_winner,
     cases=_tables,
+    drawn=_any_table,
     mistakes={
         "This is the token of the first row: the rows are shuffled, so look for the highest "
         "probability.": lambda table: table.token.iloc[0],
@@ -35,6 +65,7 @@ winner = Exercise(
 left_out = Exercise(
     right=lambda table: float(1 - table.probability.sum()),
     cases=_tables,
+    drawn=_any_table,
     mistakes={
         "This is what the table holds: what it leaves out is the rest, up to 1.": (
             lambda table: float(table.probability.sum())

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from . import Exercise
-
-
-def _random(*shape: int, seed: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+from . import Exercise, normal
 
 
 def _head(hidden, weight):
@@ -19,9 +15,14 @@ head = Exercise(
     right=_head,
     # The square weight comes first: there a forgotten transpose raises nothing.
     cases=[
-        (_random(1, 3, 4, seed=1), _random(4, 4, seed=2)),
-        (_random(2, 3, 4, seed=3), _random(5, 4, seed=4)),
+        (normal(1, 3, 4, seed=1), normal(4, 4, seed=2)),
+        (normal(2, 3, 4, seed=3), normal(5, 4, seed=4)),
+        (normal(4, 4, 4, seed=5), normal(4, 4, seed=6)),
     ],
+    drawn=lambda dice: (
+        normal(dice.randint(1, 3), dice.randint(1, 4), 5, seed=dice.getrandbits(32)),
+        normal(dice.randint(2, 7), 5, seed=dice.getrandbits(32)),
+    ),
     mistakes={
         "hidden met the columns of weight. A token's vector is a row, of shape (width,), and each "
         "position is to be multiplied with every row.": lambda h, w: h @ w,
@@ -48,19 +49,40 @@ def _count_parameters(tensors):
     return sum({tensor.data_ptr(): tensor.numel() for tensor in tensors.values()}.values())
 
 
+def _small(tensors):
+    """The same names, each tied to the same others, with few numbers and memory of their own."""
+    small = {x.data_ptr(): torch.rand([min(n, 3) for n in x.shape]) for x in tensors.values()}
+    return {name: small[x.data_ptr()].detach() for name, x in tensors.items()}
+
+
 def _state_dicts(model):
-    embedding = _random(10, 4, seed=5)
+    embedding = normal(10, 4, seed=5)
     body = {
-        "layers.0.weight": _random(4, 4, seed=6),
-        "layers.1.weight": _random(4, 3, seed=7),
-        "layers.2.weight": _random(4, 4, seed=8),
+        "layers.0.weight": normal(4, 4, seed=6),
+        "layers.1.weight": normal(4, 3, seed=7),
+        "layers.2.weight": normal(4, 4, seed=8),
         # As norms are when training begins: equal numbers, each with a memory of its own.
         "layers.0.norm.weight": torch.ones(4),
         "layers.1.norm.weight": torch.ones(4),
     }
     tied = {"embed_tokens.weight": embedding, **body, "lm_head.weight": embedding.detach()}
-    untied = tied | {"lm_head.weight": _random(10, 4, seed=9)}
-    return [(tied,), (untied,), (model.state_dict(),)]
+    untied = tied | {"lm_head.weight": normal(10, 4, seed=9)}
+    copied = tied | {"lm_head.weight": embedding.clone()}
+    # Which matrices are tied differs from model to model, and so do their names.
+    elsewhere = {
+        "shared": embedding,
+        "encoder": embedding.detach(),
+        **body,
+        "out": body["layers.1.weight"].detach(),
+    }
+    return [(tied,), (untied,), (copied,), (elsewhere,), (_small(model.state_dict()),)]
+
+
+def _any_tensors(dice, model):
+    kept = [normal(dice.randint(1, 4), 3, seed=i) for i in range(5)]
+    kept += [kept[0].clone(), torch.zeros(3), torch.zeros(3)]
+    tied = [dice.choice(kept).detach() for _ in range(3)]
+    return ({f"layers.{i}.weight": x for i, x in enumerate(dice.sample(kept + tied, 11))},)
 
 
 def _count_by_value(tensors):
@@ -74,6 +96,7 @@ def _count_by_value(tensors):
 count_parameters = Exercise(
     right=_count_parameters,
     cases=_state_dicts,
+    drawn=_any_tensors,
     mistakes={
         "The tied matrix was counted under both of its names. They are two tensor objects, but "
         "they begin at the same place in memory.": lambda t: sum(x.numel() for x in t.values()),
@@ -99,18 +122,31 @@ def _bytes_per_token(config, bytes_per_number):
     return config.num_hidden_layers * per_layer * bytes_per_number
 
 
-def _configs(model):
+def _config(hidden_size, heads, key_value_heads, head_dim, layers):
     from transformers import LlamaConfig
 
-    # head_dim · heads differs from hidden_size, as in Qwen3: no two mistakes give one number.
-    crafted = LlamaConfig(
-        hidden_size=60,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-        head_dim=24,
-        num_hidden_layers=5,
+    return LlamaConfig(
+        hidden_size=hidden_size,
+        num_attention_heads=heads,
+        num_key_value_heads=key_value_heads,
+        head_dim=head_dim,
+        num_hidden_layers=layers,
     )
+
+
+def _configs(model):
+    # head_dim · heads differs from hidden_size, as in Qwen3: no two mistakes give one number.
+    crafted = _config(60, 6, 2, 24, 5)
     return [(crafted, 4), (crafted, 2), (model.config, 4)]
+
+
+def _any_config(dice, model):
+    fewer = dice.randint(1, 4)
+    heads = fewer * dice.randint(1, 3)
+    return (
+        _config(heads * 8, heads, fewer, dice.choice([4, 8, 16]), dice.randint(1, 9)),
+        dice.choice([1, 2, 4]),
+    )
 
 
 def _with_query_heads(c, size):
@@ -120,6 +156,7 @@ def _with_query_heads(c, size):
 cache_bytes_per_token = Exercise(
     right=_bytes_per_token,
     cases=_configs,
+    drawn=_any_config,
     mistakes={
         "The query heads were counted. The cache keeps keys and values, and those have fewer heads "
         "here.": _with_query_heads,

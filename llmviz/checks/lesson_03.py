@@ -2,7 +2,8 @@
 
 import torch
 
-from . import Exercise
+from . import Exercise, Ways, mass_between, normal
+from .answers import same
 
 
 def _shifted(logits, input_ids, rows, targets):
@@ -12,32 +13,53 @@ def _shifted(logits, input_ids, rows, targets):
 
 _NEXT = (slice(None, -1), slice(1, None))
 
+
+def _shares(powers, dim=-1):
+    return powers / powers.sum(dim, keepdim=True)
+
+
+def _softmax(logits, dim=-1):
+    return _shares((logits - logits.amax(dim, keepdim=True)).exp(), dim)
+
+
+_FORBIDDEN = "This is torch's softmax, and right: now write it with exp and sum."
+
 softmax = Exercise(
-    right=lambda logits: logits.softmax(-1),
+    right=_softmax,
     cases=[
         (torch.tensor([[3.0, 2.0, 0.5], [-1.0, 0.0, 4.0]]),),
         (torch.tensor([[1000.0, 999.0, 0.0], [1.0, 2.0, 3.0]]),),
+        (torch.tensor([[-1000.0, -1001.0, -1002.0]]),),
     ],
+    drawn=lambda dice: (
+        dice.choice([3, 300]) * normal(dice.randint(1, 4), 5, seed=dice.getrandbits(32)),
+    ),
     mistakes={
-        "The columns add up to 1, but the rows should: the vocabulary is the last dimension.": (
-            lambda logits: logits.softmax(0)
+        "The columns add up to 1, but the rows should: the vocabulary is the last dimension.": Ways(
+            lambda logits: _softmax(logits, 0),
+            lambda logits: _shares(logits.exp(), 0),
         ),
         "All rows together add up to 1: each row is a distribution of its own, so keep the sum "
-        "of each (dim=-1, keepdim=True).": (lambda logits: logits.exp() / logits.exp().sum()),
-        "The logits were divided by their sum: raise e to them first.": (
-            lambda logits: logits / logits.sum(-1, keepdim=True)
+        "of each (dim=-1, keepdim=True).": Ways(
+            lambda logits: logits.exp() / logits.exp().sum(),
+            lambda logits: (logits - logits.max()).exp() / (logits - logits.max()).exp().sum(),
         ),
-        "These are powers that do not add up to 1: divide by their sum.": (
-            lambda logits: logits.exp()
+        "The logits were divided by their sum: raise e to them first.": _shares,
+        "These are powers that do not add up to 1: divide by their sum.": Ways(
+            lambda logits: logits.exp(),
+            lambda logits: (logits - logits.amax(-1, keepdim=True)).exp(),
         ),
         "Right for small logits, but e^1000 is infinite, and infinity over infinity is nan: take "
-        "the row's highest logit away first.": (
-            lambda logits: logits.exp() / logits.exp().sum(-1, keepdim=True)
+        "the row's highest logit away first.": Ways(
+            lambda logits: _shares(logits.exp()),
+            lambda logits: _shares((logits - logits.max()).exp()),
         ),
-        "These are log-probabilities: probabilities were asked for.": (
-            lambda logits: logits.log_softmax(-1)
+        "These are log-probabilities: probabilities were asked for.": Ways(
+            lambda logits: logits.log_softmax(-1),
+            lambda logits: _softmax(logits).log(),
         ),
     },
+    not_with={"softmax": _FORBIDDEN, "safe_softmax": _FORBIDDEN, "log_softmax": _FORBIDDEN},
     praise="Right, and stable: this is what torch.softmax does.",
 )
 
@@ -48,9 +70,17 @@ def _text_case():
     return [(logits, torch.tensor([[1, 4, 2, 2, 6]]))]
 
 
+def _any_text(dice):
+    logits = 3 * normal(1, 5, 7, seed=dice.getrandbits(32))
+    return logits, torch.tensor([dice.choices(range(7), k=5)])
+
+
 text_log_prob = Exercise(
     right=lambda logits, ids: _shifted(logits, ids, *_NEXT).sum(),
     cases=_text_case,
+    drawn=_any_text,
+    # One number in a tensor of shape (1,) is what the card asks for as well.
+    fits=lambda found, logits, ids: same(found, _shifted(logits, ids, *_NEXT).sum()[None]),
     mistakes={
         "Row i was read at token i: the logits at position i predict the token at i + 1.": (
             lambda logits, ids: _shifted(logits, ids, slice(None), slice(None)).sum()
@@ -89,7 +119,11 @@ def _count(logits, mass, extra=1, descending=True):
 tokens_for_mass = Exercise(
     right=_count,
     # The usual mistakes all give other numbers in the first case.
-    cases=[(torch.tensor([0.3, 0.05, 0.4, 0.05, 0.2]).log(), mass) for mass in (0.62, 0.35, 0.97)],
+    cases=[
+        *((torch.tensor([0.3, 0.05, 0.4, 0.05, 0.2]).log(), mass) for mass in (0.62, 0.35, 0.97)),
+        (torch.zeros(4), 0.5),
+    ],
+    drawn=mass_between,
     mistakes={
         "One too few: the token that crosses the mass belongs to it.": (
             lambda logits, mass: _count(logits, mass, extra=0)

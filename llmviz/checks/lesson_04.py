@@ -6,30 +6,36 @@ id, where a real model raises IndexError (and on a GPU takes the whole session d
 
 import torch
 from torch.nn.functional import one_hot
+from transformers import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from . import Exercise
 
 
-class Toy:
+class Toy(torch.nn.Module):
     """A causal model of eleven tokens: the next one depends on all that were read, and on how many.
 
     Its highest score of all stands at the second position, not at the last. As a cache it hands
-    out the ids that it has read.
+    out the ids that it has read, or writes them into the cache that it was given.
     """
 
     vocabulary = 11
     device = torch.device("cpu")
 
-    def __call__(self, input_ids, *, past_key_values=None, **_):
+    def forward(self, input_ids, *, past_key_values=None, **_):
         new = input_ids.shape[-1]
-        if past_key_values is not None:
-            input_ids = torch.cat([past_key_values, input_ids], dim=-1)
+        cache = past_key_values if isinstance(past_key_values, Cache) else None
+        read = getattr(cache, "read", None) if cache is not None else past_key_values
+        if read is not None:
+            input_ids = torch.cat([read, input_ids], dim=-1)
+        if cache is not None:
+            cache.read = input_ids
         position = torch.arange(input_ids.shape[-1])
         following = (3 * input_ids.cumsum(-1) + 5 * position) % self.vocabulary
         height = 2.0 + (position == 1)
         logits = height[:, None] * one_hot(following, self.vocabulary)
-        return CausalLMOutputWithPast(logits=logits[:, -new:], past_key_values=input_ids)
+        past = input_ids if cache is None else cache
+        return CausalLMOutputWithPast(logits=logits[:, -new:], past_key_values=past)
 
     def generate(self, *_, **__):
         raise NotImplementedError(
@@ -39,6 +45,10 @@ class Toy:
 
 def _ids(*tokens):
     return torch.tensor([tokens])
+
+
+def _any_ids(dice):
+    return _ids(*dice.choices(range(Toy.vocabulary), k=dice.randint(1, 7)))
 
 
 def _encode(model, tokenizer, text):
@@ -82,6 +92,7 @@ def _greedy_cases(model, tokenizer):
 greedy = Exercise(
     right=_loop,
     cases=_greedy_cases,
+    drawn=lambda dice, model, tokenizer: (Toy(), _any_ids(dice), dice.randint(1, 8)),
     mistakes={
         "Every step took the scores at the first position, which predict the text's second token. "
         "Where do those of its next token stand?": (
@@ -130,9 +141,13 @@ def _without_eos(model, input_ids, max_new_tokens, eos_token_ids):
 
 
 def _until_cases(model, tokenizer):
-    question = [{"role": "user", "content": "What is the capital of France?"}]
+    # A chat whose answer is said already, so that the model has but to end it.
+    said = [
+        {"role": "user", "content": "What is the capital of France?"},
+        {"role": "assistant", "content": "The capital of France is Paris."},
+    ]
     chat = tokenizer.apply_chat_template(
-        question, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        said, continue_final_message=True, return_tensors="pt", return_dict=True
     ).input_ids.to(model.device)
     eos = [tokenizer.eos_token_id]
     toy = Toy()
@@ -141,13 +156,29 @@ def _until_cases(model, tokenizer):
         (toy, _ids(3, 1, 4), 8, [10, 9]),
         (toy, _ids(3, 1, 4), 3, [0]),
         (toy, _ids(2, 7, 1, 8), 8, [7]),
-        (model, chat, 10, eos),
+        (toy, _ids(2, 1, 8, 7), 8, [7]),  # as a chat ends after each turn
+        (model, chat, 3, eos),
     ]
+
+
+def _any_until(dice, model, tokenizer):
+    ids, steps = _any_ids(dice), dice.randint(1, 8)
+    eos = dice.choice(_loop(Toy(), ids, 8)[0, ids.shape[1] :].tolist())
+    return Toy(), ids, steps, dice.sample([eos, Toy.vocabulary + 1], 2)
+
+
+def _before_the_step(model, input_ids, max_new_tokens, eos_token_ids):
+    for _ in range(max_new_tokens):
+        if _newest_in(eos_token_ids)(input_ids):
+            break
+        input_ids = _loop(model, input_ids, 1)
+    return input_ids
 
 
 greedy_until = Exercise(
     right=_until,
     cases=_until_cases,
+    drawn=_any_until,
     mistakes={
         "The loop went on behind the end-of-text token. Look at each new token once it is in the "
         "text, and leave the loop if it is one of eos_token_ids.": (
@@ -161,6 +192,8 @@ greedy_until = Exercise(
         "chat, each turn ends in one). Look at the newest token only.": (
             lambda model, ids, n, eos: _loop(model, ids, n, stop=_anywhere_in(eos))
         ),
+        "Nothing was written, because the prompt itself ends in an end-of-text token. Only a new "
+        "token ends the text: look at it after the step, not before.": _before_the_step,
     },
     praise="Right: the model ends its text, and your loop listens.",
 )
@@ -187,9 +220,14 @@ def _window_cases(model, tokenizer):
     return [(Toy(), _ids(3, 1, 4, 1, 5), 6, 4), (Toy(), _ids(3, 1), 6, 4), (model, prompt, 4, 3)]
 
 
+def _any_window(dice, model, tokenizer):
+    return Toy(), _any_ids(dice), dice.randint(1, 7), dice.randint(2, 6)
+
+
 greedy_window = Exercise(
     right=_in_window,
     cases=_window_cases,
+    drawn=_any_window,
     mistakes={
         "The text that came back has lost its beginning. Crop what the model reads, under a name "
         "of its own, and let the text itself grow.": _cropping_the_text,

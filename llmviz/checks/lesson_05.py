@@ -47,7 +47,10 @@ find_period = Exercise(
         ([6, 6, 1, 2, 3, 6],),
         ([5, 5, 5],),
         ([5],),
+        ([1, 2, 2, 1],),  # the same tokens, in another order
+        ([1, 11, 11, 1],),  # the same digits
     ],
+    drawn=lambda dice: (dice.choices([1, 11, 2, 3], k=dice.randint(1, 12)),),
     mistakes={
         "The distance to the last token's last appearance was returned. One token that comes again "
         "is no loop: compare whole pieces of p tokens.": _last_seen,
@@ -76,6 +79,11 @@ def _share(ngrams):
     return len(set(ngrams)) / len(ngrams)
 
 
+def _any_ngrams(dice):
+    n = dice.randint(1, 4)
+    return dice.choices([1, 11, 2, 3], k=n + dice.randint(1, 8)), n
+
+
 distinct_n = Exercise(
     right=lambda ids, n: _share(_ngrams(ids, n)),
     cases=[
@@ -83,7 +91,10 @@ distinct_n = Exercise(
         ([4, 4, 7, 4, 4, 7, 9], 3),
         ([5, 6, 5, 6, 5, 7], 1),
         ([1, 2, 3, 4], 2),
+        ([1, 11, 11, 1], 2),  # 1 and 11, 11 and 1: the same digits
+        ([1, 2, 1, 2, 1], 2),
     ],
+    drawn=_any_ngrams,
     mistakes={
         "The n-grams were counted: divide by how many there are in all.": (
             lambda ids, n: float(len(set(_ngrams(ids, n))))
@@ -134,15 +145,30 @@ def _until_at_end(tokenizer, ids, stop):
     return next((c for c in counts if tokenizer.decode(ids[:c]).endswith(stop)), len(ids))
 
 
+_TEXTS = [
+    " He's ready to lend a paw.\n\nI've got a few other dogs, but I love this dog most.",
+    "A hotdog, my dog 🐶 and a 猫, and no more dogs.",
+]
+
+
 def _until_cases(tokenizer):
-    text = " He's ready to lend a paw.\n\nI've got a few other dogs, but I love this dog most."
-    ids = tokenizer(text)["input_ids"]
-    return [(tokenizer, ids, stop) for stop in ("dog", "lend a", ".\n\nI", "umbrella")]
+    cases = [(_TEXTS[0], stop) for stop in ("dog", "lend a", ".\n\nI", "umbrella")]
+    cases += [(_TEXTS[1], stop) for stop in (" dog", "dog 🐶", "🐶 and a 猫,")]
+    cases += [(_TEXTS[0], " He"), (_TEXTS[0], "I've got a few other dogs")]
+    return [(tokenizer, tokenizer(text)["input_ids"], stop) for text, stop in cases]
+
+
+def _any_until(dice, tokenizer):
+    text = dice.choice(_TEXTS)
+    start = dice.randrange(len(text))
+    stop = text[start : start + dice.randint(1, 12)]
+    return tokenizer, tokenizer(text)["input_ids"], stop
 
 
 tokens_until = Exercise(
     right=_until,
     cases=_until_cases,
+    drawn=_any_until,
     mistakes={
         "The stop text was looked for within single tokens, but it may be spread over several: "
         "decode all tokens so far.": _until_token(lambda piece, stop: stop in piece),

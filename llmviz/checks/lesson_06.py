@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from . import Exercise
+from . import Exercise, normal
 
 
 def _unflatten(flat, columns):
@@ -57,12 +57,22 @@ _PROBABILITIES = [
     [0.9, 0.02, 0.05, 0.02, 0.01],
 ]
 
+
+def _any_step(dice):
+    beams = dice.randint(2, 4)
+    log_probs = (
+        2 * normal(beams, dice.randint(beams + 1, 9), seed=dice.getrandbits(32))
+    ).log_softmax(-1)
+    return normal(beams, seed=dice.getrandbits(32)) - 3, log_probs, dice.randint(1, beams)
+
+
 beam_step = Exercise(
     right=_step,
     cases=[
         (torch.tensor([-1.0, -1.1, -4.0]), torch.tensor(_PROBABILITIES).log(), 3),
         (torch.tensor([-2.0, -1.0, -3.0]), torch.tensor(_PROBABILITIES).log(), 2),
     ],
+    drawn=_any_step,
     mistakes={
         "Each beam kept its own best continuation. They compete with each other: one topk over "
         "the continuations of all beams.": _one_a_beam,
@@ -92,6 +102,7 @@ beam_step = Exercise(
 final_score = Exercise(
     right=lambda total, length, penalty: total / length**penalty,
     cases=[(-6.0, 4, 2.0), (-6.0, 4, 0.5), (-6.0, 4, 1.0), (-6.0, 4, 0.0), (-7.5, 12, -1.0)],
+    drawn=lambda dice: (-dice.uniform(1, 30), dice.randint(2, 40), round(dice.uniform(-2, 2), 2)),
     mistakes={
         "The sum was multiplied by the power of the length: divide by it.": (
             lambda total, length, penalty: total * length**penalty

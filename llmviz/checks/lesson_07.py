@@ -2,7 +2,7 @@
 
 import torch
 
-from . import Exercise
+from . import Exercise, normal
 
 
 def _penalised(scores, ids, penalty, lower=None):
@@ -25,6 +25,11 @@ def _the_others(scores, ids, penalty):
 
 _SCORES = torch.tensor([2.0, -1.0, 0.0, 3.0, -2.5, 1.0])
 
+
+def _any_text(dice):
+    return 2 * normal(6, seed=dice.getrandbits(32)), dice.choices(range(6), k=dice.randint(1, 9))
+
+
 repetition_penalty = Exercise(
     right=_penalised,
     cases=[
@@ -32,6 +37,7 @@ repetition_penalty = Exercise(
         (_SCORES, [4, 2], 2.0),
         (_SCORES, [0, 4, 4], 0.5),
     ],
+    drawn=lambda dice: (*_any_text(dice), round(dice.uniform(0.5, 2), 2)),
     mistakes={
         "Negative scores were divided as well, which brings them closer to 0: a reward. What makes "
         "a negative score smaller?": (
@@ -58,7 +64,7 @@ repetition_penalty = Exercise(
             lambda s, ids, penalty: _penalised(s, ids[-1:], penalty)
         ),
     },
-    praise="Right: what transformers computes, up to the last bit.",
+    praise="Right: what transformers computes.",
 )
 
 
@@ -80,6 +86,7 @@ presence_frequency = Exercise(
         (_SCORES, [5, 5, 4], 0.0, -1.0),
         (_SCORES, [], 1.0, 1.0),
     ],
+    drawn=lambda dice: (*_any_text(dice), *(round(dice.uniform(-2, 2), 2) for _ in range(2))),
     mistakes={
         "Presence was subtracted for each time that the token was said. Presence takes its share "
         "once; only frequency counts.": (
@@ -111,10 +118,15 @@ presence_frequency = Exercise(
 )
 
 
-def _banned(ids, n):
+def _in_order(ids, n):
+    """The banned tokens, in the order of the places that ban them."""
     begun = ids[max(len(ids) - n + 1, 0) :]
     ngrams = [ids[i : i + n] for i in range(len(ids) - n + 1)]
-    return {ngram[-1] for ngram in ngrams if ngram[:-1] == begun}
+    return [ngram[-1] for ngram in ngrams if ngram[:-1] == begun]
+
+
+def _banned(ids, n):
+    return set(_in_order(ids, n))
 
 
 def _minus_zero(ids, n):
@@ -135,7 +147,11 @@ banned_tokens = Exercise(
         ([5, 5, 5], 3),
         ([1, 2], 4),
         ([6, 9, 6], 1),
+        ([1, 11, 5, 11, 1, 7, 1, 11], 3),
+        ([2, 1, 8, 1, 2], 3),  # the same tokens, in another order
+        ([11, 1, 5, 1, 11], 3),  # the same digits
     ],
+    drawn=lambda dice: (dice.choices([1, 11, 2], k=dice.randint(4, 12)), dice.randint(1, 4)),
     mistakes={
         "One token too few was compared: the n-gram to come begins with the last n − 1 tokens.": (
             lambda ids, n: _banned(ids, max(n - 1, 1))
@@ -148,20 +164,14 @@ banned_tokens = Exercise(
             lambda ids, n: set(ids)
         ),
         "Only the first place was found: the same n − 1 tokens may stand in several.": (
-            lambda ids, n: set(sorted(_banned(ids, n), key=ids.index)[:1])
+            lambda ids, n: set(_in_order(ids, n)[:1])
         ),
         "Only the latest place was found: the same n − 1 tokens may stand in several.": (
-            lambda ids, n: set(sorted(_banned(ids, n), key=ids[::-1].index)[:1])
+            lambda ids, n: set(_in_order(ids, n)[-1:])
         ),
         "Right for n of 2 or more. With n = 1 the last n − 1 tokens are none, but ids[-0:] is the "
         "whole list.": _minus_zero,
-        "A set was asked for, so that each banned token is in it once.": (
-            lambda ids, n: [
-                ids[i + n - 1]
-                for i in range(len(ids) - n + 1)
-                if ids[i : i + n - 1] == ids[len(ids) - n + 1 :]
-            ]
-        ),
+        "A set was asked for, so that each banned token is in it once.": (_in_order),
     },
     praise="Right: these get the score −∞.",
 )

@@ -2,12 +2,19 @@
 
 import torch
 
-from . import Exercise
+from . import Exercise, Ways, normal
 
 
 def _index(probabilities, u, shift=0):
     index = int((probabilities.cumsum(-1) <= u).sum()) + shift
     return min(max(index, 0), len(probabilities) - 1)
+
+
+def _any_draw(dice):
+    probabilities = normal(dice.randint(2, 8), seed=dice.getrandbits(32)).softmax(-1)
+    ends = [0.0, *probabilities.cumsum(-1).tolist()]
+    i = dice.randrange(len(probabilities))
+    return probabilities, ends[i] + dice.uniform(0.1, 0.9) * (ends[i + 1] - ends[i])
 
 
 draw = Exercise(
@@ -18,7 +25,10 @@ draw = Exercise(
         (torch.tensor([0.1, 0.3, 0.4, 0.2]), 0.95),
         (torch.tensor([0.25, 0.5, 0.25]), 0.25),
         (torch.tensor([0.0, 0.5, 0.5]), 0.0),
+        (torch.tensor([0.5, 0.0, 0.25, 0.25]), 0.5),
+        (torch.tensor([0.25, 0.25, 0.5, 0.0]), 0.75),
     ],
+    drawn=_any_draw,
     mistakes={
         "Where u falls on the border of two pieces, the right-hand one holds it: otherwise a token "
         "with the probability 0 can be drawn. Mind < and ≤.": (
@@ -28,8 +38,9 @@ draw = Exercise(
             lambda probabilities, u: int(probabilities.argmax())
         ),
         "One too low: the piece before u's was named. Count the pieces that lie wholly to the "
-        "left of u; the first piece has index 0.": (
-            lambda probabilities, u: _index(probabilities, u, shift=-1)
+        "left of u; the first piece has index 0.": Ways(
+            lambda probabilities, u: _index(probabilities, u, shift=-1),
+            lambda probabilities, u: _index(probabilities, u) - 1,
         ),
         "One too high: indices begin at 0.": (
             lambda probabilities, u: _index(probabilities, u) + 1
@@ -57,6 +68,10 @@ with_temperature = Exercise(
         (torch.tensor([[0.5, 0.25, 0.15, 0.1], [0.02, 0.08, 0.9, 0.0]]), temperature)
         for temperature in (0.5, 5.0, 1.0)
     ],
+    drawn=lambda dice: (
+        (2 * normal(dice.randint(2, 4), 5, seed=dice.getrandbits(32))).softmax(-1),
+        round(dice.uniform(0.3, 4), 2),
+    ),
     mistakes={
         "They were raised to the power T: a high temperature should flatten, so it is 1/T.": (
             lambda probabilities, temperature: _reheated(probabilities, temperature)

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from . import Exercise
+from . import Exercise, normal
 
 
 def _cut(logits, goes):
@@ -27,6 +27,11 @@ def _exactly_k(logits, k):
 _ROWS = torch.tensor([[1.0, 4.0, 2.5, 0.5, 3.0, -1.0], [9.0, 5.5, 8.0, 6.0, 7.5, 7.0]])
 _TIED = torch.tensor([[2.0, 3.0, 2.0, 1.0, 0.5], [0.0, -1.0, 5.0, 4.0, 3.0]])
 
+
+def _any_rows(dice):
+    return 2 * normal(dice.randint(1, 4), 5, seed=dice.getrandbits(32)) + dice.randint(-3, 3)
+
+
 _PROBABILITIES = (
     "The cut is right, but these are probabilities: return the logits of those that stay."
 )
@@ -35,7 +40,8 @@ _TIE = "A tie at the k-th place was broken, "
 
 top_k_filter = Exercise(
     right=_top_k,
-    cases=[(_ROWS, 3), (_TIED, 2), (_ROWS, 6)],
+    cases=[(_ROWS, 3), (_TIED, 2), (_ROWS, 6), (_ROWS, 1)],
+    drawn=lambda dice: (_any_rows(dice), dice.randint(1, 5)),
     mistakes={
         "The k-th highest score was taken from the whole batch: each row has its own.": (
             lambda logits, k: _cut(logits, logits < logits.flatten().topk(k).values[-1])
@@ -88,9 +94,20 @@ def _by_vocabulary(logits, p):
 _LIKELY = torch.tensor([[0.1, 0.4, 0.05, 0.25, 0.2], [0.02, 0.03, 0.05, 0.1, 0.8]]).log()
 _LIKELY = _LIKELY + torch.tensor([[5.0], [3.0]])
 
+
+def _any_p(dice):
+    """Rows and a share that no sum of probabilities comes near."""
+    while True:
+        rows, p = _any_rows(dice), round(dice.uniform(0.05, 0.97), 2)
+        sums = rows.softmax(-1).sort(descending=True).values.cumsum(-1)
+        if ((sums - p).abs() > 1e-3).all():
+            return rows, p
+
+
 top_p_filter = Exercise(
     right=_top_p,
-    cases=[(_LIKELY, p) for p in (0.52, 0.75, 0.93)],
+    cases=[(_LIKELY, p) for p in (0.52, 0.75, 0.93, 0.04)],
+    drawn=_any_p,
     mistakes={
         "The token that crosses p was dropped. It stays: ask what the likelier tokens add up to "
         "before it.": lambda logits, p: _top_p(logits, p, crossing=False),
@@ -134,9 +151,19 @@ def _min_p(logits, min_p):
     return _cut(logits, logits < logits.amax(-1, keepdim=True) + math.log(min_p))
 
 
+def _any_min_p(dice):
+    """Rows and a share that no token's comes near."""
+    while True:
+        rows, min_p = _any_rows(dice), round(dice.uniform(0.02, 0.9), 2)
+        shares = (rows - rows.amax(-1, keepdim=True)).exp()
+        if ((shares - min_p).abs() > 1e-3).all():
+            return rows, min_p
+
+
 min_p_filter = Exercise(
     right=_min_p,
-    cases=[(_LIKELY, min_p) for min_p in (0.22, 0.55, 0.09)],
+    cases=[(_LIKELY, min_p) for min_p in (0.22, 0.55, 0.09, 1.0)],
+    drawn=_any_min_p,
     mistakes={
         "This is a fixed threshold, which is the epsilon cut-off: min_p is a share of the "
         "likeliest token's probability.": (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from . import Exercise
+from . import Exercise, normal
 
 
 def _accept(p, q):
@@ -29,6 +29,7 @@ judge = Exercise(
         (torch.tensor([0.5, 0.3, 0.15, 0.05]), torch.tensor([0.3, 0.5, 0.1, 0.1])),
         (torch.tensor([0.0, 0.2, 0.8]), torch.tensor([0.6, 0.3, 0.1])),
     ],
+    drawn=lambda dice: tuple(normal(6, seed=dice.getrandbits(32)).softmax(-1) for _ in range(2)),
     mistakes={
         "p / q is above 1 where p is larger. A probability is at most 1: such a token always "
         "stays.": lambda p, q: (p / q, _judge(p, q)[1]),
@@ -64,9 +65,17 @@ def _allowed(answers, written, eos):
 
 _CITIES = [[40, 7], [40, 8, 3], [21], [21, 5], [33, 8, 4]]
 
+
+def _any_answers(dice):
+    answers = [dice.choices([1, 11, 4, 30], k=dice.randint(1, 4)) for _ in range(6)]
+    answer = dice.choice(answers)
+    return answers, answer[: dice.randint(0, len(answer))], dice.choice([0, 20, 99])
+
+
 allowed_tokens = Exercise(
     right=_allowed,
-    cases=[(_CITIES, written, 2) for written in ([40], [21], [40, 8], [21, 5], [])],
+    cases=[(_CITIES, written, 2) for written in ([40], [21], [40, 8], [21, 5], [], [8])],
+    drawn=_any_answers,
     mistakes={
         "What was written is ignored: only answers that begin with it count.": (
             lambda answers, written, eos: sorted(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 
-from ..internals import final_norm
-from . import Exercise
+from ..head import final_norm
+from . import Exercise, Ways, normal
 
 
 def _lens(state, model, norms: int):
@@ -27,11 +29,31 @@ def _layer_logits_of_all(model, hidden_states, layer):
     return _lens(hidden_states[layer], model, _norms(hidden_states, layer))
 
 
+@lru_cache
+def _small_model():
+    """A model with other layers, another width and another vocabulary than the lesson's."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape = {"hidden_size": 16, "intermediate_size": 32, "vocab_size": 30, "initializer_range": 0.5}
+    config = LlamaConfig(num_hidden_layers=4, num_attention_heads=2, **shape)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        small = LlamaForCausalLM(config).eval().requires_grad_(False)
+    small.model.norm.weight += 0.5 * normal(16, seed=1)
+    return small
+
+
+def _states(model, ids):
+    with torch.no_grad():
+        return model(ids.to(model.device), output_hidden_states=True).hidden_states
+
+
 def _layer_cases(model, tokenizer):
+    small, ids = _small_model(), torch.tensor([[3, 14, 15, 9]])
+    cases = [(small, _states(small, ids), layer) for layer in (2, 3, 4, 0)]
     ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
-    states = model(ids.to(model.device), output_hidden_states=True).hidden_states
-    states, last = tuple(s.detach() for s in states), len(states) - 1
-    return [(model, states, layer) for layer in (last // 2, last - 1, last, 0)]
+    states = _states(model, ids)
+    return [*cases, (model, states, len(states) // 2)]
 
 
 layer_logits = Exercise(
@@ -94,9 +116,25 @@ _LENS = torch.tensor(
     ]
 )
 
+
+def _stays(logits, token_id, never):
+    top = (logits.argmax(-1) == token_id).tolist()
+    return _settled(top) if top[-1] else never
+
+
+_STAYS = Ways(
+    lambda logits, token_id: _settled((logits.argmax(-1) == token_id).tolist()),
+    lambda logits, token_id: _stays(logits, token_id, -1),
+    lambda logits, token_id: _stays(logits, token_id, len(logits)),
+)
+
 first_on_top = Exercise(
     right=_first_on_top,
     cases=[(_LENS, token_id) for token_id in (2, 0, 1)],
+    drawn=lambda dice: (
+        normal(dice.randint(2, 9), 4, seed=dice.getrandbits(32)),
+        dice.randrange(4),
+    ),
     mistakes={
         "A token that is never on top got a layer all the same. The answer to that is -1.": (
             lambda logits, token_id: max(_first_on_top(logits, token_id), 0)
@@ -115,7 +153,7 @@ first_on_top = Exercise(
             lambda logits, token_id: _first_on_top(logits, token_id) + 1
         ),
         "That is the layer from which on it stays on top. It was there before, and left again.": (
-            lambda logits, token_id: settled.right((logits.argmax(-1) == token_id).tolist())
+            _STAYS
         ),
         "These are all the layers at which it is on top; only the first is wanted.": _on_top,
     },
@@ -130,9 +168,14 @@ def _settled(top):
     return layer
 
 
+def _first_pair(top):
+    return next((i for i in range(1, len(top)) if top[i] == top[i - 1]), 0)
+
+
 settled = Exercise(
     right=_settled,
     cases=[([5, 5, 7, 3, 3, 7, 7, 7],), ([5, 5, 7],), ([4, 4, 4],)],
+    drawn=lambda dice: (dice.choices([3, 11], k=dice.randint(2, 9)),),
     mistakes={
         "Where every layer says the same, it is settled from layer 0 on.": (
             lambda top: max(_settled(top), 1)
@@ -148,7 +191,7 @@ settled = Exercise(
             lambda top: len(top) - _settled(top)
         ),
         "That is the first layer that says the same as the one below. It changes again later.": (
-            lambda top: next((i for i in range(1, len(top)) if top[i] == top[i - 1]), 0)
+            Ways(_first_pair, lambda top: _first_pair(top) if len(set(top)) > 1 else 0)
         ),
         "That is the token on which it settles; the layer is wanted.": lambda top: top[-1],
     },

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from . import Exercise
-
-
-def _random(*shape: int, seed: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+from . import Exercise, normal
 
 
 def _scores(q, k):
@@ -27,14 +23,21 @@ def _causal_weights(q, k):
     return _masked(_scores(q, k), _future(q, k))
 
 
+def _any_step(dice):
+    m, d = dice.randint(1, 4), dice.randint(2, 6)
+    n = m + dice.randint(0, 4)
+    return normal(m, d, seed=dice.getrandbits(32)), normal(n, d, seed=dice.getrandbits(32))
+
+
 causal_weights = Exercise(
     right=_causal_weights,
     # A step of two new tokens, a whole prompt, and the usual step of one.
     cases=[
-        (_random(2, 4, seed=1), _random(5, 4, seed=2)),
-        (_random(4, 4, seed=3), _random(4, 4, seed=4)),
-        (_random(1, 6, seed=5), _random(3, 6, seed=6)),
+        (normal(2, 4, seed=1), normal(5, 4, seed=2)),
+        (normal(4, 4, seed=3), normal(4, 4, seed=4)),
+        (normal(1, 6, seed=5), normal(3, 6, seed=6)),
     ],
+    drawn=_any_step,
     mistakes={
         "The mask begins at the first token, as if the queries were those of the first m. They "
         "belong to the last m, which see more.": lambda q, k: _masked(
@@ -82,7 +85,14 @@ def _per_place(weights, ids):
 
 
 def _map(tokens: int, seed: int) -> torch.Tensor:
-    return _masked(_random(tokens, tokens, seed=seed), torch.ones(tokens, tokens).triu(1).bool())
+    return _masked(normal(tokens, tokens, seed=seed), torch.ones(tokens, tokens).triu(1).bool())
+
+
+def _any_repetition(dice):
+    ids = [dice.randrange(5)]
+    while len(ids) < 5 or len(set(ids)) == len(ids) or dice.random() < 0.7:
+        ids.append(dice.choice([i for i in range(5) if i != ids[-1]]))
+    return _map(len(ids), dice.getrandbits(32)), ids
 
 
 induction_score = Exercise(
@@ -92,6 +102,7 @@ induction_score = Exercise(
         (_map(9, 7), [5, 8, 6, 5, 8, 7, 5, 9, 8]),
         (_map(6, 8), [1, 2, 3, 1, 2, 3]),
     ],
+    drawn=_any_repetition,
     mistakes={
         "The weight on the earlier place itself was taken. An induction head looks at the token "
         "behind it.": lambda w, ids: _induction(w, ids, shift=0),

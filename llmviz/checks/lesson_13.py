@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from . import Exercise
+from . import Exercise, Ways, mass_between, normal
 
 _LIKELY = torch.tensor([0.04, 0.35, 0.08, 0.22, 0.31]).log() + 2
 # A mass of 0.65 of these tells all the mistakes apart.
@@ -21,7 +21,8 @@ def _enough(sums, mass):
 
 smallest_k = Exercise(
     right=lambda logits, mass: _enough(_sums(logits.softmax(-1)), mass),
-    cases=[(_SEVEN, 0.65), (_LIKELY, 0.93), (_LIKELY, 0.2)],
+    cases=[(_SEVEN, 0.65), (_LIKELY, 0.93), (_LIKELY, 0.2), (torch.zeros(4), 0.5)],
+    drawn=mass_between,
     mistakes={
         "One too few: these tokens hold less than the mass, and one more is needed to reach it.": (
             lambda logits, mass: _enough(_sums(logits.softmax(-1)), mass) - 1
@@ -56,6 +57,11 @@ def _bits(logits, temperature):
     return -(p * p.log2()).nansum().item()
 
 
+def _bits_or_nan(logits, temperature):
+    p = (logits / temperature).softmax(-1)
+    return -(p * p.log2()).sum().item()
+
+
 def _bisect(too_hot, halvings=60):
     low, high = 0.01, 100.0
     for _ in range(halvings):
@@ -71,6 +77,7 @@ _WIDE = torch.tensor([11.5, 12.0, 9.0, -40.0, 3.0])
 temperature_for = Exercise(
     right=lambda logits, bits: _bisect(lambda t: _bits(logits, t) > bits),
     cases=[(_NINE, 2.0), (_NINE, 1.2), (_NINE, 0.5), (_WIDE, 0.9)],
+    drawn=lambda dice: (4 * normal(6, seed=dice.getrandbits(32)), round(dice.uniform(0.7, 2), 2)),
     mistakes={
         "The entropy was in nats: for bits, take the logarithm to the base 2.": (
             lambda logits, bits: _bisect(lambda t: _bits(logits, t) * math.log(2) > bits)
@@ -81,8 +88,9 @@ temperature_for = Exercise(
         "The search ran into its upper end: where the entropy is too high, the answer lies below "
         "the middle.": lambda logits, bits: 100.0,
         "The search ran into its lower end: where the entropy is too low, the answer lies above "
-        "the middle; and 0 · log 0 is no number, with which no comparison holds.": (
-            lambda logits, bits: 0.01
+        "the middle; and 0 · log 0 is no number, with which no comparison holds.": Ways(
+            lambda logits, bits: 0.01,
+            lambda logits, bits: _bisect(lambda t: not _bits_or_nan(logits, t) < bits),
         ),
     },
     praise="Right. The entropy rises with the temperature, and so halving finds it.",

@@ -6,11 +6,11 @@ from os.path import commonprefix
 
 import torch
 
-from . import Exercise
+from . import Exercise, normal
 
 
 def _random(*shape: int, seed: int) -> torch.Tensor:
-    return 2 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return 2 * normal(*shape, seed=seed)
 
 
 def _log_probs_from(start, logits, whole_ids, *, shift=1) -> list[float]:
@@ -50,6 +50,15 @@ def _product(logits, prompt_ids, whole_ids):
     return torch.tensor(_answer(logits, prompt_ids, whole_ids)).exp().item()
 
 
+def _any_answer(dice):
+    prompt = dice.choices(range(5), k=dice.randint(2, 6))
+    shared = dice.randint(1, len(prompt))
+    new = [i for i in range(6) if prompt[shared : shared + 1] != [i]]
+    answer = [dice.choice(new), *dice.choices(range(5), k=dice.randint(1, 3))]
+    whole = prompt[:shared] + answer
+    return _random(len(whole), 6, seed=dice.getrandbits(32)), prompt, whole
+
+
 answer_log_prob = Exercise(
     right=_answer,
     # First a prompt that stays whole, so that each mistake is seen by itself; then one whose last
@@ -58,7 +67,11 @@ answer_log_prob = Exercise(
         (_random(6, 9, seed=1), [3, 1, 4], [3, 1, 4, 1, 5, 2]),
         (_random(5, 9, seed=2), [2, 7, 1, 8], [2, 7, 1, 4, 5]),
         (_random(4, 9, seed=3), [2, 7, 1, 8], [2, 7, 6, 3]),
+        # Tokens that agree again after the first difference, and a prompt that repeats itself.
+        (_random(5, 9, seed=4), [2, 7, 1, 8], [2, 7, 6, 8, 3]),
+        (_random(6, 9, seed=5), [2, 2, 7, 2], [2, 2, 7, 2, 7, 2]),
     ],
+    drawn=_any_answer,
     mistakes={
         "The answer begins at len(prompt_ids). Where the prompt's last token has melted into the "
         "answer, that is too late: compare the two lists.": lambda z, p, w: sum(
@@ -101,6 +114,10 @@ calibrate = Exercise(
         (_random(4, 3, seed=6) - 3, _random(2, 3, seed=7) - 5),
         (_random(2, 3, seed=8), _random(1, 3, seed=9)),
     ],
+    drawn=lambda dice: (
+        _random(dice.randint(2, 5), 3, seed=dice.getrandbits(32)) - dice.randint(0, 4),
+        _random(dice.randint(2, 4), 3, seed=dice.getrandbits(32)) - dice.randint(0, 4),
+    ),
     mistakes={
         "The prior was multiplied in. It is what the model says of no question, and has to go: "
         "divide.": lambda x, free: (x + free.softmax(-1).mean(0).log()).softmax(-1),
@@ -153,6 +170,15 @@ def _worst(confidence, right, edges):
     return max(abs(gap) for _, gap in _bins(confidence, right, edges))
 
 
+def _any_answers(dice):
+    """Some confidences lie on an edge: both are eighths, which a float holds exactly."""
+    count = dice.randint(5, 12)
+    confidence = torch.tensor([dice.randint(1, 8) / 8 for _ in range(count)])
+    return confidence, torch.tensor(dice.choices([True, False], k=count)), _EIGHTHS
+
+
+_EIGHTHS = [0.0, 0.25, 0.5, 0.625, 0.75, 1.001]
+
 calibration_error = Exercise(
     right=_error,
     # Under- and overconfident bins with unlike numbers, and an empty bin.
@@ -163,11 +189,12 @@ calibration_error = Exercise(
             [0.5, 0.7, 0.8, 0.9, 1.001],
         ),
         (
-            torch.tensor([0.5, 0.9, 0.92, 0.95, 0.58]),
+            torch.tensor([0.5, 0.75, 0.92, 0.95, 0.58]),
             torch.tensor([True, False, True, False, True]),
-            [0.5, 0.6, 0.7, 0.9, 1.001],
+            [0.5, 0.6, 0.75, 0.9, 1.001],
         ),
     ],
+    drawn=_any_answers,
     mistakes={
         "Overconfident and underconfident bins cancel. Take the distance in each bin, without its "
         "sign.": _signed,

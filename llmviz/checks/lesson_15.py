@@ -30,13 +30,41 @@ def _alone(tokenizer, ids, *, held_back=False):
     return [piece.rstrip("\ufffd") for piece in pieces] if held_back else pieces
 
 
+def _is_a_stream(found, tokenizer, ids) -> bool:
+    """Whether each character is printed once, whole, and with the token that completes it.
+
+    A token that ends in half a character may keep what is whole of it back until the other half
+    comes, and a � that somebody wrote looks like a half.
+    """
+    texts, shown, least = _texts(tokenizer, ids, held_back=False), "", ""
+    if len(found) != len(ids):
+        return False
+    for piece, text in zip(found, texts, strict=True):
+        shown += piece
+        least = least if text.endswith("\ufffd") else text
+        if not texts[-1].startswith(shown) or not len(least) <= len(shown) <= len(text):
+            return False
+    return True
+
+
+_PIECES = ["café", " 🐈", "猫", ", ", " ❤️", " dogs", "\ufffdx", " \ufffd x", "!", "\n"]
+
+
+def _any_ids(dice, tokenizer):
+    text = "".join([*dice.choices(_PIECES, k=dice.randint(2, 7)), "."])
+    return tokenizer, tokenizer(text)["input_ids"]
+
+
 pieces = Exercise(
     right=_pieces,
-    # A cat of three tokens, the first of which holds a space too; and an end token.
+    fits=_is_a_stream,
+    # A cat of three tokens, the first of which holds a space too; an end token; a real �.
     cases=lambda tokenizer: [
         (tokenizer, tokenizer("café 🐈, 猫!<|im_end|>")["input_ids"]),
         (tokenizer, tokenizer("I ❤️ you")["input_ids"]),
+        (tokenizer, tokenizer("a \ufffd b\ufffdc 🐈.")["input_ids"]),
     ],
+    drawn=_any_ids,
     mistakes={
         "Each token was decoded alone, so the cat is three �. Decode all tokens so far.": _alone,
         "Each token was decoded alone, and its � thrown away: the cat never appears. Decode all "
@@ -61,8 +89,8 @@ def _tokens(tokenizer, messages, prompt=True) -> int:
     return len(inputs["input_ids"])
 
 
-def _make_room(tokenizer, messages, most, *, start=1, pair=2, prompt=True):
-    while len(messages) > 2 and _tokens(tokenizer, messages, prompt) > most:
+def _make_room(tokenizer, messages, most, *, start=1, pair=2, prompt=True, least=2):
+    while len(messages) > least and _tokens(tokenizer, messages, prompt) > most:
         messages = messages[:start] + messages[start + pair :]
     return messages
 
@@ -91,9 +119,17 @@ def _rooms(tokenizer) -> list[tuple]:
     ]
 
 
+def _any_room(dice, tokenizer):
+    contents = ["Of what?", "Madrid.", "The capital of Italy is Rome.", "And then?", "Yes, 猫."]
+    said = dice.choices(contents, k=dice.choice([1, 3, 5, 7]))
+    messages = _conversation(*said, system=dice.choice(["Answer.", "Answer briefly, please."]))
+    return tokenizer, messages, dice.randint(10, _tokens(tokenizer, messages) + 5)
+
+
 make_room = Exercise(
     right=_make_room,
     cases=_rooms,
+    drawn=_any_room,
     mistakes={
         "The generation prompt was not counted. It is read too.": lambda *case: _make_room(
             *case, prompt=False
@@ -110,9 +146,7 @@ make_room = Exercise(
         "The newest turns went. The oldest are the ones to forget.": _newest_dropped,
         "Nothing was dropped, though there is no room.": lambda tokenizer, messages, most: messages,
         "The new question is gone, too. Stop while it stands there.": (
-            lambda tokenizer, messages, most: (
-                messages[:1] if most < 20 else _make_room(tokenizer, messages, most)
-            )
+            lambda *case: _make_room(*case, least=1)
         ),
     },
     praise="Right: what is forgotten is the oldest, and never half a turn.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from . import Exercise
+from . import Exercise, Ways
 
 
 def _padded(rows, pad_id, *, left=True):
@@ -42,6 +42,10 @@ left_pad = Exercise(
         ([[2, 5, 2, 8, 6], [7, 2], [2, 3, 4]], 2),
         ([[1, 2], [3, 4]], 9),
     ],
+    drawn=lambda dice: (
+        [dice.choices(range(1, 9), k=dice.randint(1, 6)) for _ in range(dice.randint(1, 5))],
+        dice.randrange(9),
+    ),
     mistakes={
         "The pads stand on the right: a short row would end in a pad, and be continued there.": (
             _right_pad
@@ -72,8 +76,12 @@ def _at(logits, column):
     return logits[torch.arange(len(logits)), column]
 
 
+def _last(mask):
+    return (mask * torch.arange(mask.shape[1])).argmax(-1)
+
+
 def _last_logits(logits, mask):
-    return _at(logits, (mask * torch.arange(mask.shape[1])).argmax(-1))
+    return _at(logits, _last(mask))
 
 
 def _logits(rows: int, tokens: int, seed: int) -> torch.Tensor:
@@ -82,6 +90,17 @@ def _logits(rows: int, tokens: int, seed: int) -> torch.Tensor:
 
 _RIGHT = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
 
+
+def _any_batch(dice):
+    """Padded on the left or on the right, or on both sides in turn."""
+    rows = []
+    for _ in range(dice.randint(1, 4)):
+        ones = dice.randint(1, 5)
+        row = [1] * ones + [0] * (5 - ones)
+        rows.append(row[:: dice.choice([-1, 1])])
+    return _logits(len(rows), 5, dice.getrandbits(32)), torch.tensor(rows)
+
+
 last_logits = Exercise(
     right=_last_logits,
     cases=[
@@ -89,18 +108,21 @@ last_logits = Exercise(
         (_logits(3, 5, 2), _RIGHT.flip(1)),
         (_logits(2, 3, 3), torch.ones(2, 3, dtype=torch.long)),
     ],
+    drawn=_any_batch,
     mistakes={
         "Every row was read at the last column. A row padded on the right has a pad there.": (
             lambda logits, mask: logits[:, -1]
         ),
-        "Every row was read at the first row's place. Each has its own.": lambda logits, mask: (
-            logits[:, mask[0].sum() - 1]
+        "Every row was read at the first row's place. Each has its own.": Ways(
+            lambda logits, mask: logits[:, mask[0].sum() - 1],
+            lambda logits, mask: logits[:, mask[0].nonzero()[-1, 0]],
         ),
         "You read one column too early: the number of tokens minus 1 is the last place already.": (
-            lambda logits, mask: _at(logits, (mask * torch.arange(mask.shape[1])).argmax(-1) - 1)
+            lambda logits, mask: _at(logits, _last(mask) - 1)
         ),
-        "You read one column too late: counting begins at 0.": lambda logits, mask: _at(
-            logits, mask.sum(-1).clamp(max=mask.shape[1] - 1)
+        "You read one column too late: counting begins at 0.": Ways(
+            lambda logits, mask: _at(logits, mask.sum(-1).clamp(max=mask.shape[1] - 1)),
+            lambda logits, mask: _at(logits, (_last(mask) + 1).clamp(max=mask.shape[1] - 1)),
         ),
         "You counted the tokens of a row, which is its last place only where no pads stand in "
         "front.": lambda logits, mask: _at(logits, mask.sum(-1) - 1),
@@ -137,6 +159,10 @@ def _to_useful(new_tokens, size):
 wasted_share = Exercise(
     right=_wasted_share,
     cases=[([8, 12, 7, 24, 30, 3], 4), ([5, 40, 7, 38, 6, 45, 8], 2), ([9, 9, 9], 8)],
+    drawn=lambda dice: (
+        [dice.randint(1, 60) for _ in range(dice.randint(2, 11))],
+        dice.randint(1, 5),
+    ),
     mistakes={
         "This is the share of steps that were used. Wasted are the others.": lambda n, size: (
             1 - _wasted_share(n, size)

@@ -22,6 +22,12 @@ def _cache_bytes(config, tokens, batch, itemsize):
     return 2 * numbers * itemsize * tokens * batch
 
 
+def _any_cache(dice):
+    fewer = dice.randint(1, 8)
+    config = _config(dice.randint(1, 40), fewer * dice.randint(1, 4), fewer, dice.choice([8, 64]))
+    return config, dice.randint(1, 2000), dice.randint(1, 9), dice.choice([1, 2, 4])
+
+
 cache_bytes = Exercise(
     right=_cache_bytes,
     cases=[
@@ -29,6 +35,7 @@ cache_bytes = Exercise(
         (_config(2, 4, 2, 8), 10, 3, 2),
         (_config(32, 32, 32, 128), 4096, 1, 2),
     ],
+    drawn=_any_cache,
     mistakes={
         "It is half of that: a token leaves a key and a value.": lambda *case: (
             _cache_bytes(*case) // 2
@@ -66,6 +73,12 @@ largest_batch = Exercise(
         (1_000, 400, 100, 3),
         (400, 1_000, 10, 7),
     ],
+    drawn=lambda dice: (
+        dice.randint(1_000, 9_000),
+        dice.randint(100, 3_000),
+        dice.randint(1, 20),
+        dice.randint(1, 30),
+    ),
     mistakes={
         "The weights need their place too, once.": lambda memory, weights, *case: _largest_batch(
             memory, 0, *case
@@ -121,6 +134,12 @@ def _launches_for_each(batch, operations, weight_bytes, cache_bytes, kernels, ma
     return _speed(batch, operations, weight_bytes, cache_bytes, batch * kernels, machine)
 
 
+def _any_speed(dice):
+    """Each of the three is the slowest now and then."""
+    machine = {"flops": dice.uniform(1, 9), "bandwidth": dice.uniform(1, 9), "launch": 1.0}
+    return (*(dice.randint(1, 20) for _ in range(4)), dice.randint(1, 60), machine)
+
+
 speed = Exercise(
     right=_speed,
     cases=[
@@ -130,6 +149,7 @@ speed = Exercise(
         (2, *_MODEL, 368_640_000, 1, _LAPTOP),
         (64, *_MODEL, 4_608_000, 1_100, _H200),
     ],
+    drawn=_any_speed,
     mistakes={
         "They go on side by side: the slowest of the three counts, not their sum.": (
             lambda batch, *case: batch / sum(_seconds(batch, *case))

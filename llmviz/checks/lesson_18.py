@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from . import Exercise
+from . import Exercise, normal
 
 _P = torch.tensor([0.9, 0.5, 0.1, 0.0])
 _Q = torch.tensor([1.0, 0.25, 0.3])
@@ -17,6 +17,10 @@ def _at_least_once(p, n):
 at_least_once = Exercise(
     right=_at_least_once,
     cases=[(_P, 3), (_Q, 2), (_P, 1)],
+    drawn=lambda dice: (
+        normal(dice.randint(2, 6), seed=dice.getrandbits(32)).sigmoid(),
+        dice.randint(1, 6),
+    ),
     mistakes={
         "The mean was taken first, and one question of average difficulty was asked n times. Each "
         "question has its own chance: take the mean last.": lambda p, n: (
@@ -76,6 +80,12 @@ _TWINS = {"x": (-2.0, 0.3), "y": (-2.0, 0.3), "z": (-1.0, 0.5), "w": (-2.5, 0.3)
 frontier = Exercise(
     right=_unbeaten,
     cases=[(_CLEAR,), (_POINTS,), (_TWINS,)],
+    drawn=lambda dice: (
+        {
+            name: (dice.randint(-6, -1) / 2, dice.randint(0, 5) / 5)
+            for name in dice.sample("abcdefgh", dice.randint(2, 6))
+        },
+    ),
     mistakes={
         "A high self-BLEU was taken for good. It means that answers repeat one another: lower is "
         "more diverse.": lambda points: _unbeaten(

@@ -9,19 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-import torch
 from torch import LongTensor
 
 from .. import arguments, processors
 from ..models import check_length, check_model, vocab_size
-from ..tokens import encode, token_labels
-from ..trace import Recorder, Trace
+from ..tokens import encode
+from ..trace import Trace
 from .assisted import assisted_search
 from .beams import beam_search, check_beams
-from .contrastive import contrastive_search
-from .dola import dola
-from .prefix import as_list, check_cache, lengths_of, pad_token_id
-from .search import check_draws, greedy_search, sample
+from .brought import warn_of_brought
+from .contrastive import check_alpha, contrastive_search
+from .dola import candidate_layers, dola
+from .prefix import check_cache, pad_token_id
+from .search import MOST_ROWS, check_draws, greedy_search, sample
+from .text import trace_of, with_text
 
 __all__ = [
     "assisted_search",
@@ -51,12 +52,18 @@ def generate(
     typical_p: float = 1.0,
     epsilon_cutoff: float = 0.0,
     eta_cutoff: float = 0.0,
+    top_h: float | None = None,
+    guidance_scale: float = 1.0,
+    sequence_bias: dict[tuple[int, ...], float] | list[list] | None = None,
     repetition_penalty: float = 1.0,
     presence_penalty: float = 0.0,
     frequency_penalty: float = 0.0,
     no_repeat_ngram_size: int = 0,
     bad_words_ids: list[list[int]] | None = None,
     suppress_tokens: list[int] | None = None,
+    begin_suppress_tokens: list[int] | None = None,
+    forced_eos_token_id: int | list[int] | None = None,
+    exponential_decay_length_penalty: tuple[int, float] | None = None,
     prefix_allowed_tokens_fn: Callable[[int, LongTensor], list[int]] | None = None,
     logits_processor: Callable | list[Callable] | None = None,
     min_new_tokens: int = 0,
@@ -78,8 +85,10 @@ def generate(
     """Continue `prompt`, and record every step.
 
     The tokens are those of `model.generate` for the same arguments, with one difference that is
-    meant: nothing is cut off unless it is asked for, where transformers applies `top_k=50`
-    whenever `do_sample=True`, and the sampling defaults that a model brings along.
+    meant: nothing is applied unless it is asked for. transformers cuts at `top_k=50` whenever
+    `do_sample=True`, and takes from the model's generation_config all that the call does not say:
+    penalties, forced and suppressed tokens, beams, the settings of sampling. A warning, once per
+    model, names what a model brings and how to pass it on (`decoding.brought`).
 
     prompt: a text, or a list of texts, which are run as one batch padded on the left.
     seed: draws come from a CPU generator with this seed, and equal those of
@@ -87,26 +96,27 @@ def generate(
         torch's global CPU generator.
     num_return_sequences: continuations for each prompt; more than one needs `do_sample=True`, or
         as many beams.
-    stop_strings: texts end where one of these has appeared.
+    stop_strings: texts end where one of these has appeared; an empty list stands for none.
     cache_implementation: "static" is the fast way on a GPU: a KV cache of a fixed length, for which
         the model is compiled to one CUDA graph (`prefix.StaticPrefix`). The first run of a batch
         size takes a minute longer. For greedy search and sampling; the tokens are the same, up to
         the rounding of kernels that compute in another order.
-    top_logprobs: how many of the likeliest tokens to record at each step.
+    top_logprobs: how many of the most likely tokens to record at each step.
     add_special_tokens: whether the tokenizer may put a bos token in front; False for a prompt that
         a chat template wrote, which begins with its own.
 
     Which strategy runs depends on the arguments, one at most of the following:
     num_beams: above 1, `beam_search`, to which `length_penalty`, `early_stopping`,
         `num_beam_groups` and `diversity_penalty` belong.
-    penalty_alpha: `contrastive_search` among the `top_k` likeliest.
+    penalty_alpha: `contrastive_search` among the `top_k` most likely.
     dola_layers: `dola`.
     assistant_model, prompt_lookup_num_tokens: `assisted_search`, which proposes
         `num_assistant_tokens` at a time.
     None of them: `sample` where `do_sample`, or else `greedy_search`.
 
     The other arguments are processors (`llmviz.processors`) and work in every strategy; temperature
-    and the cut-offs, from top_k to eta_cutoff, need `do_sample=True`.
+    and the cut-offs, from top_k to top_h, need `do_sample=True`. `guidance_scale` compares with the
+    text without its prompt, which costs a second pass per step (`decoding.guidance`).
 
     Raises TypeError or ValueError, before the model runs, for an argument that is out of bounds,
     for two that contradict each other, or for a prompt that with `max_new_tokens` would not fit
@@ -114,11 +124,12 @@ def generate(
     """
     given = {k: v for k, v in locals().items() if k not in ("model", "tokenizer", "prompt")}
     check_model(model)
-    settings = {name: given[name] for name in processors.DEFAULTS}
-    processors.check(vocab_size=model.config.get_text_config().vocab_size, **settings)
-    arguments.whole("top_logprobs", top_logprobs)
+    size = model.config.get_text_config().vocab_size
+    settings = processors.check(
+        vocab_size=size, **{name: given[name] for name in processors.DEFAULTS}
+    )
+    given |= settings | _checked(model, **given)
     strategy = _strategy(**given)
-    stop = _stop(stop_strings, tokenizer)
     input_ids, attention_mask = encode(
         tokenizer,
         prompt,
@@ -126,26 +137,29 @@ def generate(
         add_special_tokens=add_special_tokens,
         vocab_size=vocab_size(model),
     )
-    check_length(model, attention_mask.sum(-1).max().item(), max_new_tokens)
+    check_length(model, attention_mask.sum(-1).max().item(), given["max_new_tokens"])
+    stop = _stop(given["stop_strings"], tokenizer)
+    told = {k: v for k, v in given.items() if type(v) is not type(_UNTOLD[k]) or v != _UNTOLD[k]}
+    warn_of_brought(model, told, known=_UNTOLD, call="lv.generate")
     if strategy is assisted_search and len(input_ids) > 1:
         raise ValueError(f"prompt is {len(input_ids)} texts: assisted decoding takes one at a time")
     if strategy is not beam_search:
-        input_ids = input_ids.repeat_interleave(num_return_sequences, dim=0)
-        attention_mask = attention_mask.repeat_interleave(num_return_sequences, dim=0)
+        input_ids = input_ids.repeat_interleave(given["num_return_sequences"], dim=0)
+        attention_mask = attention_mask.repeat_interleave(given["num_return_sequences"], dim=0)
     run = strategy(
         model,
         input_ids,
         attention_mask,
-        max_new_tokens=max_new_tokens,
-        top_logprobs=top_logprobs,
         stop=stop,
         **settings,
-        **{name: given[name] for name in _ARGUMENTS_OF[strategy]},
+        **{name: given[name] for name in (*_OF_ALL, *_ARGUMENTS_OF[strategy])},
     )
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     return with_text(replace(run, prompts=prompts, settings=given), tokenizer)
 
 
+_UNTOLD = generate.__kwdefaults__  # each argument's value where the caller says nothing
+_OF_ALL = ("max_new_tokens", "top_logprobs")
 _BEAM_ARGUMENTS = (
     "num_beams", "length_penalty", "early_stopping", "num_beam_groups", "diversity_penalty",
 )  # fmt: skip
@@ -161,16 +175,43 @@ _ARGUMENTS_OF = {
 }  # fmt: skip
 
 
-def _strategy(*, do_sample: bool, seed: int | None, num_return_sequences: int, **given) -> Callable:
-    """The strategy that the arguments of `generate` ask for; a ValueError where they clash."""
-    check_draws(do_sample, seed)
-    arguments.whole("num_return_sequences", num_return_sequences)
-    check_beams(
+def _checked(model, **given) -> dict:
+    """The arguments of `generate` that are no processors, as plain Python data."""
+    do_sample, seed = check_draws(given["do_sample"], given["seed"])
+    plain = {"do_sample": do_sample, "seed": seed}
+    plain["top_logprobs"] = arguments.whole("top_logprobs", given["top_logprobs"])
+    plain["num_return_sequences"] = arguments.whole(
+        "num_return_sequences", given["num_return_sequences"], high=MOST_ROWS
+    )
+    one = arguments.whole("num_beams", given["num_beams"], high=MOST_ROWS) == 1
+    plain |= check_beams(
         **{name: given[name] for name in (*_BEAM_ARGUMENTS, "max_new_tokens")},
         do_sample=do_sample,
-        num_return_sequences=1 if given["num_beams"] == 1 else num_return_sequences,
+        num_return_sequences=1 if one else plain["num_return_sequences"],
+    ) | {"num_return_sequences": plain["num_return_sequences"]}
+    plain["num_assistant_tokens"] = arguments.whole(
+        "num_assistant_tokens", given["num_assistant_tokens"]
     )
-    asked = {"num_beams": beam_search} if given["num_beams"] > 1 else {}
+    if given["prompt_lookup_num_tokens"] is not None:
+        plain["prompt_lookup_num_tokens"] = arguments.whole(
+            "prompt_lookup_num_tokens", given["prompt_lookup_num_tokens"]
+        )
+    if given["penalty_alpha"] is not None:
+        plain["penalty_alpha"] = check_alpha(given["penalty_alpha"])
+    if given["dola_layers"] is not None:
+        layers = candidate_layers(model, given["dola_layers"])
+        plain["dola_layers"] = (
+            given["dola_layers"] if isinstance(given["dola_layers"], str) else layers
+        )
+    plain["stop_strings"] = _stop_strings(given["stop_strings"])
+    check_cache(given["cache_implementation"])
+    plain["add_special_tokens"] = arguments.flag("add_special_tokens", given["add_special_tokens"])
+    return plain
+
+
+def _strategy(*, do_sample: bool, num_beams: int, num_return_sequences: int, **given) -> Callable:
+    """The strategy that the arguments of `generate` ask for; a ValueError where they clash."""
+    asked = {"num_beams": beam_search} if num_beams > 1 else {}
     for name, strategy in (
         ("penalty_alpha", contrastive_search),
         ("dola_layers", dola),
@@ -184,7 +225,6 @@ def _strategy(*, do_sample: bool, seed: int | None, num_return_sequences: int, *
     strategy = next(iter(asked.values()), sample if do_sample else greedy_search)
     if strategy is contrastive_search and do_sample:
         raise ValueError("penalty_alpha with do_sample=True: contrastive search does not draw")
-    check_cache(given["cache_implementation"])
     if given["cache_implementation"] and strategy not in (greedy_search, sample):
         raise ValueError(
             f'cache_implementation="static" with {strategy.__name__.replace("_", " ")}, which '
@@ -200,78 +240,32 @@ def _strategy(*, do_sample: bool, seed: int | None, num_return_sequences: int, *
     return strategy
 
 
-def _stop(stop_strings: str | list[str] | None, tokenizer) -> Callable | None:
-    """From input_ids (rows, tokens) to a bool tensor (rows,): whose text has a stop string."""
-    if stop_strings is None:
-        return None
+def _stop_strings(stop_strings: str | list[str] | None) -> str | list[str] | None:
+    """`stop_strings`; an error where a text could not end with them."""
     strings = [stop_strings] if isinstance(stop_strings, str) else stop_strings
+    if strings is None:
+        return None
     if not isinstance(strings, (list, tuple)) or not all(isinstance(s, str) and s for s in strings):
         raise ValueError(
-            f"stop_strings={stop_strings!r:.200}: it must be a string or a list of strings, none "
-            "of them empty"
+            f"stop_strings={arguments.shown(stop_strings)}: it must be a string or a list of "
+            "strings, none of them empty"
         )
+    strings = [arguments.text("stop_strings", string) for string in strings]
+    return stop_strings if isinstance(stop_strings, str) else strings
+
+
+def _stop(stop_strings: str | list[str] | None, tokenizer) -> Callable | None:
+    """From input_ids (rows, tokens) to a bool tensor (rows,): whose text has a stop string."""
+    if not stop_strings:
+        return None
     from transformers import StopStringCriteria
 
-    criteria = StopStringCriteria(tokenizer=tokenizer, stop_strings=list(strings))
+    try:
+        criteria = StopStringCriteria(tokenizer=tokenizer, stop_strings=stop_strings)
+    except ValueError as error:
+        raise ValueError(
+            f"stop_strings={arguments.shown(stop_strings)}: it cannot be found in this tokenizer's "
+            "texts; leave out what its vocabulary cannot spell, or pass a `stop` function to one "
+            f"of the strategies ({error})"
+        ) from error
     return lambda input_ids: criteria(input_ids, None)
-
-
-def trace_of(
-    output,
-    tokenizer,
-    prompt: str | list[str],
-    *,
-    eos_token_id: int | list[int] | None = None,
-    top_logprobs: int = 20,
-) -> Trace:
-    """The record that `generate` makes, from the output of transformers' own `generate`.
-
-    output: of `model.generate(…, return_dict_in_generate=True, output_scores=True,
-        output_logits=True)`, with greedy search, sampling or beams. Of a beam search it tells the
-        returned sequences, but not the candidates that lost: `Trace.beams` stays None.
-    prompt: the text, or list of texts, that was continued.
-    eos_token_id: what ended a text; the tokenizer's own unless given. Needed for a batch whose
-        model has several (`model.generation_config.eos_token_id`); not needed after beams.
-    Raises ValueError where `output` lacks one of the three.
-    """
-    for name in ("sequences", "scores", "logits"):
-        if getattr(output, name, None) is None:
-            raise ValueError(
-                f"output has no {name}: call model.generate with return_dict_in_generate=True, "
-                "output_scores=True, output_logits=True"
-            )
-    sequences, beam_rows = output.sequences.cpu(), getattr(output, "beam_indices", None)
-    new = len(output.logits) if beam_rows is None else beam_rows.shape[1]
-    new_tokens = sequences[:, sequences.shape[1] - new :]
-    if beam_rows is None:
-        eos = tokenizer.eos_token_id if eos_token_id is None else eos_token_id
-        lengths = lengths_of(new_tokens, as_list(eos))
-        beam_rows = torch.arange(len(sequences))[:, None].expand(-1, new)
-    else:
-        # For each token the row of the beam that it continued; −1 behind the end.
-        beam_rows = beam_rows.cpu()
-        lengths = (beam_rows >= 0).sum(-1).tolist()
-    recorder = Recorder(top_logprobs)
-    for t in range(new):
-        rows, tokens = beam_rows[:, t].clamp(min=0), new_tokens[:, t].clamp(min=0)
-        recorder.record(output.logits[t], output.scores[t], tokens, rows)
-    scores = getattr(output, "sequences_scores", None)
-    run = Trace(
-        [prompt] if isinstance(prompt, str) else list(prompt),
-        [],
-        sequences,
-        sequences.shape[1] - new,
-        recorder.steps(lengths),
-        sequences_scores=None if scores is None else scores.tolist(),
-    )
-    return with_text(run, tokenizer)
-
-
-def with_text(run: Trace, tokenizer) -> Trace:
-    """Fill in what needs a tokenizer."""
-    # Beam search fills up with −1 where a model has no eos token: that is no token.
-    rows = [[i for i in row if i >= 0] for row in run.sequences.tolist()]
-    run.texts = tokenizer.batch_decode(rows, skip_special_tokens=True)
-    ids = sorted(run.mentioned())
-    run.labels = dict(zip(ids, token_labels(tokenizer, ids), strict=True))
-    return run

@@ -19,9 +19,12 @@ import torch
 from torch import BoolTensor, LongTensor, Tensor
 
 from .. import arguments, processors
-from ..trace import BeamCandidate, BeamStep, Recorder, Trace
+from ..models import check_length
+from ..recorder import Recorder
+from ..trace import BeamCandidate, BeamStep, Trace
+from .guidance import unconditional
 from .prefix import Prefix, eos_token_ids
-from .search import seeded
+from .search import MOST_ROWS, check_draws, check_inputs, check_stop, seeded, stopped
 
 # Stands for "not at all": finite, so that what is added to it still has an order.
 NEVER = -1e9
@@ -64,37 +67,40 @@ def beam_search(
     settings: for `processors.process`, which under beams gets log-probabilities, not logits.
 
     The trace has `sequences_scores`, and in `beams` every candidate of every step with its fate.
-    Raises ValueError, before the model runs, for an argument that is out of bounds.
+    Where a vocabulary or a constraint leaves fewer hypotheses than beams, the places of the others
+    are filled, as in transformers, with texts of a score around −10⁹ or −∞: these are returned if
+    so many are asked for, and are no candidates.
+    Raises TypeError or ValueError, before the model runs, for an argument that is out of bounds,
+    and for a text that with `max_new_tokens` would not fit into the model's context.
     """
-    arguments = {
-        "max_new_tokens": max_new_tokens,
-        "num_beams": num_beams,
-        "num_return_sequences": num_return_sequences,
-        "length_penalty": length_penalty,
-        "early_stopping": early_stopping,
-        "do_sample": do_sample,
-        "num_beam_groups": num_beam_groups,
-        "diversity_penalty": diversity_penalty,
-    }
-    check_beams(**arguments)
+    asked = check_beams(
+        max_new_tokens=max_new_tokens,
+        num_beams=num_beams,
+        num_return_sequences=num_return_sequences,
+        length_penalty=length_penalty,
+        early_stopping=early_stopping,
+        do_sample=do_sample,
+        num_beam_groups=num_beam_groups,
+        diversity_penalty=diversity_penalty,
+    )
     search = BeamSearch(
         model,
         input_ids,
         attention_mask,
-        num_beams=num_beams,
-        max_new_tokens=max_new_tokens,
-        do_sample=do_sample,
         seed=seed,
-        num_beam_groups=num_beam_groups,
-        diversity_penalty=diversity_penalty,
         stop=stop,
         top_logprobs=top_logprobs,
         **settings,
+        **{name: asked[name] for name in _OF_SEARCH},
     )
-    groups = search.groups(length_penalty, early_stopping)
+    groups = search.groups(asked["length_penalty"], asked["early_stopping"])
     while any(group.open.any() for group in groups):
         search.extend(groups)
-    return search.trace(groups, settings={**settings, **arguments, "seed": seed})
+    return search.trace(groups, settings={**search.settings, **asked, "seed": search.seed})
+
+
+# What the model's part needs to know; the rest is bookkeeping.
+_OF_SEARCH = ("max_new_tokens", "num_beams", "do_sample", "num_beam_groups", "diversity_penalty")
 
 
 class BeamSearch:
@@ -125,30 +131,43 @@ class BeamSearch:
         top_logprobs: int = 20,
         **settings,
     ):
-        self.arguments = {
-            "max_new_tokens": max_new_tokens,
-            "num_beams": num_beams,
-            "do_sample": do_sample,
-            "num_beam_groups": num_beam_groups,
-            "diversity_penalty": diversity_penalty,
-        }
-        one = {"num_return_sequences": 1, "length_penalty": 1.0, "early_stopping": False}
-        check_beams(**self.arguments, **one)
-        processors.check(vocab_size=model.config.get_text_config().vocab_size, **settings)
-        self.input_ids = input_ids.cpu()
+        plain = check_beams(
+            max_new_tokens=max_new_tokens,
+            num_beams=num_beams,
+            do_sample=do_sample,
+            num_beam_groups=num_beam_groups,
+            diversity_penalty=diversity_penalty,
+            num_return_sequences=1,
+            length_penalty=1.0,
+            early_stopping=False,
+        )
+        self.arguments = {name: plain[name] for name in _OF_SEARCH}
+        self.do_sample, self.seed = check_draws(do_sample, seed)
+        input_ids, mask = check_inputs(model, input_ids, attention_mask)
+        size = model.config.get_text_config().vocab_size
+        self.settings = processors.check(vocab_size=size, **settings)
+        self.max_new_tokens, self.num_groups = plain["max_new_tokens"], plain["num_beam_groups"]
+        check_length(model, int(mask.sum(-1).max()), self.max_new_tokens)
+        check_stop(stop)
+        self.recorder = Recorder(arguments.whole("top_logprobs", top_logprobs))
+        self.input_ids, self.stop = input_ids.cpu(), stop
         (self.prompts, self.start), self.eos = input_ids.shape, eos_token_ids(model)
-        self.num_groups, self.num_beams = num_beam_groups, num_beams // num_beam_groups
-        self.max_new_tokens, self.diversity_penalty = max_new_tokens, diversity_penalty
+        self.num_beams = plain["num_beams"] // self.num_groups
+        self.diversity_penalty = plain["diversity_penalty"]
         # Enough for every beam to go on, even where some end in every eos.
         self.num_candidates = max(2, 1 + len(self.eos)) * self.num_beams
-        # A row a beam: group after group, and in each of them prompt after prompt.
-        rows = torch.arange(self.prompts).repeat_interleave(self.num_beams).repeat(num_beam_groups)
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        if self.num_candidates > self.num_beams * size:
+            raise ValueError(
+                f"num_beams={num_beams}: model has a vocabulary of {size} tokens, of which "
+                f"{len(self.eos)} end a text; beams need more tokens to choose from"
+            )
+        # A row per beam: group after group, and in each of them prompt after prompt.
+        rows = torch.arange(self.prompts).repeat_interleave(self.num_beams).repeat(self.num_groups)
         self.prefix = Prefix(model, self.input_ids[rows], mask.cpu()[rows])
-        self.do_sample, self.seed, self.stop, self.settings = do_sample, seed, stop, settings
-        self.generator, self.recorder = seeded(seed), Recorder(top_logprobs)
-        self.filler = filler(model)
-        self.steps: list[list[_Candidates]] = []  # a step's, one a group
+        self.prompt_lengths = mask.cpu().sum(-1)
+        self.unconditional = unconditional(model, self.settings, self.start)
+        self.generator, self.filler = seeded(self.seed), filler(model)
+        self.steps: list[list[_Candidates]] = []  # a step's, one per group
 
     def groups(self, length_penalty: float, early_stopping: bool | str) -> list[Beams]:
         """The bookkeeping of each group, at the start."""
@@ -175,6 +194,7 @@ class BeamSearch:
             prefix.append(torch.cat([group.next_tokens.flatten() for group in groups]))
         logits = prefix.next_logits()
         log_probs = logits.log_softmax(-1)
+        without_prompt = self.unconditional and self.unconditional.logits(prefix.input_ids)
         taken = torch.zeros_like(log_probs[: self.prompts])  # beams of earlier groups on each token
         processed, step = [], []
         for group in groups:
@@ -186,8 +206,10 @@ class BeamSearch:
                 prefix.input_ids[group.rows],
                 attention_mask=prefix.attention_mask[group.rows],
                 prompt_length=self.start,
+                max_new_tokens=self.max_new_tokens,
                 eos_token_ids=self.eos,
                 num_beams=self.num_beams,
+                unconditional_logits=None if without_prompt is None else without_prompt[group.rows],
                 do_sample=self.do_sample,
                 **self.settings,
             )
@@ -222,7 +244,7 @@ class BeamSearch:
         if self.stop is not None:
             tails = tokens.view(-1, 1).to(self.prefix.input_ids.device)
             texts = torch.cat([self.prefix.input_ids[rows.flatten()], tails], dim=-1)
-            ended |= self.stop(texts).cpu().view_as(ended)
+            ended |= stopped(self.stop, texts).view_as(ended)
         own_rows = rows - group.rows.start
         return _Candidates(
             rows=rows,
@@ -253,14 +275,14 @@ class BeamSearch:
         Raises ValueError for an argument that is out of bounds, and for several groups: there the
         later ones depend on when an earlier one stops.
         """
-        arguments = self.arguments | {
-            "num_return_sequences": num_return_sequences,
-            "length_penalty": length_penalty,
-            "early_stopping": early_stopping,
-        }
-        check_beams(**arguments)
-        settings = {**self.settings, **arguments, "seed": self.seed}
-        return self.trace([self.books(length_penalty, early_stopping)], settings)
+        asked = check_beams(
+            **self.arguments,
+            num_return_sequences=num_return_sequences,
+            length_penalty=length_penalty,
+            early_stopping=early_stopping,
+        )
+        settings = {**self.settings, **asked, "seed": self.seed}
+        return self.trace([self.books(asked["length_penalty"], asked["early_stopping"])], settings)
 
     def books(
         self, length_penalty: float, early_stopping: bool | str, num_steps: int | None = None
@@ -277,7 +299,7 @@ class BeamSearch:
         return beams
 
     def trace(self, groups: list[Beams], settings: dict) -> Trace:
-        """The record of the search, with `settings["num_return_sequences"]` texts a prompt."""
+        """The record of the search, with `settings["num_return_sequences"]` texts per prompt."""
         returned = settings["num_return_sequences"]
         best = [h for prompt in range(self.prompts) for h in _best(groups, prompt)[:returned]]
         beams = [_history(groups, prompt) for prompt in range(self.prompts)]
@@ -296,7 +318,9 @@ class BeamSearch:
             settings=settings,
             sequences_scores=[score for score, _ in best],
             beams=beams,
-            beam_paths=[[number[id(c)] for c, _ in path] for _, path in best],
+            # A returned text that is none of the real hypotheses is told as far as it was one.
+            beam_paths=[[number[id(c)] for c, _ in path if id(c) in number] for _, path in best],
+            prompt_lengths=self.prompt_lengths.repeat_interleave(returned).tolist(),
         )
 
 
@@ -312,7 +336,7 @@ def hamming_diversity(scores: Tensor, diversity_penalty: float, taken: Tensor) -
 
 
 def filler(model) -> int:
-    """What fills a returned row behind its end. A pad token of 0 counts as none, as in `generate`;
+    """What fills a returned row after its end. A pad token of 0 counts as none, as in `generate`;
     where a model has no eos either, rows are filled with −1."""
     eos = eos_token_ids(model)
     return (model.generation_config.pad_token_id or eos[0]) if eos else -1
@@ -328,50 +352,56 @@ def check_beams(
     num_beam_groups: int,
     diversity_penalty: float,
     max_new_tokens: int,
-) -> None:
-    """Raise a ValueError for the first argument of `beam_search` that is out of bounds."""
-    arguments.whole("max_new_tokens", max_new_tokens)
-    arguments.whole("num_beams", num_beams)
-    arguments.whole("num_return_sequences", num_return_sequences)
-    arguments.whole("num_beam_groups", num_beam_groups)
-    if num_return_sequences > num_beams:
+) -> dict:
+    """The arguments of `beam_search` as plain Python; a ValueError for the first out of bounds."""
+    beams = arguments.whole("num_beams", num_beams, high=MOST_ROWS)
+    returned = arguments.whole("num_return_sequences", num_return_sequences)
+    groups = arguments.whole("num_beam_groups", num_beam_groups)
+    length = arguments.whole("max_new_tokens", max_new_tokens)
+    if returned > beams:
         raise ValueError(
-            f"num_return_sequences={num_return_sequences} with num_beams={num_beams}: a beam "
-            "search finishes with as many hypotheses as it has beams, so ask for that many at most"
+            f"num_return_sequences={returned} with num_beams={beams}: a beam search finishes with "
+            "as many hypotheses as it has beams, so ask for that many at most"
         )
-    if not isinstance(early_stopping, bool) and early_stopping != "never":
-        raise ValueError(f"early_stopping={early_stopping!r}: it must be True, False or 'never'")
-    for name, value in (
-        ("length_penalty", length_penalty),
-        ("diversity_penalty", diversity_penalty),
-    ):
-        if (
-            not isinstance(value, (int, float))
-            or isinstance(value, bool)
-            or not math.isfinite(value)
-        ):
-            raise ValueError(f"{name}={value!r}: it must be a finite number")
-    # The longest length's power has to be a number that can be divided by.
-    if abs(length_penalty * math.log(max_new_tokens)) > 300:
+    early_stopping = arguments.plain(early_stopping)
+    if not isinstance(early_stopping, (bool, str)) or early_stopping not in (True, False, "never"):
         raise ValueError(
-            f"length_penalty={length_penalty!r}: {max_new_tokens} tokens to that power is out of "
+            f"early_stopping={arguments.shown(early_stopping)}: it must be True, False or 'never'"
+        )
+    length_penalty = arguments.number("length_penalty", length_penalty)
+    diversity_penalty = arguments.number("diversity_penalty", diversity_penalty)
+    # The longest length's power has to be a number that can be divided by.
+    if abs(length_penalty * math.log(length)) > 300:
+        raise ValueError(
+            f"length_penalty={length_penalty!r}: {length} tokens to that power is out of "
             "range; useful values lie between -2 and 2"
         )
-    if num_beams % num_beam_groups:
+    if beams % groups:
         raise ValueError(
-            f"num_beam_groups={num_beam_groups} does not divide num_beams={num_beams}: groups must "
+            f"num_beam_groups={groups} does not divide num_beams={beams}: groups must "
             "be of equal size"
         )
-    if diversity_penalty < 0 or (num_beam_groups > 1 and diversity_penalty == 0):
+    if diversity_penalty < 0 or (groups > 1 and diversity_penalty == 0):
         raise ValueError(
             f"diversity_penalty={diversity_penalty!r}: it must be above 0, or all "
-            f"{num_beam_groups} groups do the same"
+            f"{groups} groups do the same"
         )
-    if do_sample and num_beam_groups > 1:
+    do_sample = arguments.flag("do_sample", do_sample)
+    if do_sample and groups > 1:
         raise ValueError(
-            f"num_beam_groups={num_beam_groups} with do_sample=True: groups of beams are not "
+            f"num_beam_groups={groups} with do_sample=True: groups of beams are not "
             "sampled; pass do_sample=False or num_beam_groups=1"
         )
+    return {
+        "max_new_tokens": length,
+        "num_beams": beams,
+        "num_return_sequences": returned,
+        "length_penalty": length_penalty,
+        "early_stopping": early_stopping,
+        "do_sample": do_sample,
+        "num_beam_groups": groups,
+        "diversity_penalty": diversity_penalty,
+    }
 
 
 class _Candidates(NamedTuple):
@@ -389,7 +419,7 @@ class _Candidates(NamedTuple):
 class Beams:
     """The bookkeeping of a beam search over a batch of prompts: what runs, and what has finished.
 
-    It takes a step's candidates as they come and knows no model. Tensors have a row a prompt, and
+    It takes a step's candidates as they come and knows no model. Tensors have a row per prompt, and
     stay on the CPU. A path tells a hypothesis: for each of its tokens the BeamCandidate, and that
     one's place among all that were recorded in the step.
     """
@@ -414,6 +444,7 @@ class Beams:
         # At first all beams hold the same text, so only one of them may count.
         self.running = torch.full((prompts, num_beams), NEVER)
         self.running[:, 0] = 0.0
+        self.exists = self.running == 0.0  # which of them are hypotheses: the others hold places
         self.finished = torch.full((prompts, num_beams), NEVER)
         self.is_finished = torch.zeros(prompts, num_beams, dtype=torch.bool)
         # Whether a prompt's finished hypotheses can still change.
@@ -429,7 +460,7 @@ class Beams:
         # Those that have not ended go on, ranked by the sum alone.
         totals = step.sums + NEVER * step.ended
         going_on = totals.topk(self.num_beams).indices
-        # Those that end may finish, but not the reserve behind the first `num_beams`.
+        # Those that end may finish, but not the reserve after the first `num_beams`.
         ends = step.ended | (self.length == self.max_new_tokens)
         may_finish = ends & (torch.arange(self.num_candidates) < self.num_beams)
         final = step.sums / self.length**self.length_penalty
@@ -437,7 +468,9 @@ class Beams:
         best = contest.topk(self.num_beams).indices
         best = torch.where(self.open[:, None], best, torch.arange(self.num_beams))
 
-        self._remember(step, going_on, best, final)
+        real = self.exists.gather(1, step.beams) & (step.sums > -math.inf)
+        self._remember(step, going_on, best, final, real)
+        self.exists = (real & ~step.ended).gather(1, going_on)
         self.finished = contest.gather(1, best)
         self.is_finished = torch.cat([self.is_finished, may_finish], dim=1).gather(1, best)
         self.running = totals.gather(1, going_on)
@@ -464,8 +497,12 @@ class Beams:
         ones = self.was_open[:, None].expand_as(self.next_tokens).to(like)
         return torch.zeros_like(like).scatter_add_(1, self.next_tokens.to(like.device), ones)
 
-    def _remember(self, step: _Candidates, going_on, best, final) -> None:
-        """Put the step's candidates with their fates into the history, and lengthen the paths."""
+    def _remember(self, step: _Candidates, going_on, best, final, real) -> None:
+        """Put the step's candidates with their fates into the history, and lengthen the paths.
+
+        Those that are not `real`, since they extend no hypothesis or are ruled out, are looked at
+        for want of others, as in transformers. They have paths, but no place in the history.
+        """
         size, first = self.num_beams, self.rows.start
         at_limit = self.length == self.max_new_tokens
         columns = (
@@ -497,7 +534,8 @@ class Beams:
                         final_score=final_score if compared else None,
                     )
                 )
-            self.history[prompt].append(candidates)
+            shown = zip(candidates, real[prompt].tolist(), strict=True)
+            self.history[prompt].append([c for c, is_real in shown if is_real])
             place = (first // size + prompt) * self.num_candidates
             before = [self.running_paths[prompt][beam] for beam in step.beams[prompt].tolist()]
             paths = [[*b, (c, place + c.rank)] for b, c in zip(before, candidates, strict=True)]

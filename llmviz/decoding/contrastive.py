@@ -10,9 +10,8 @@ from torch import LongTensor, Tensor
 from torch.nn.functional import normalize
 
 from .. import arguments
-from ..models import check_length
 from ..trace import Trace
-from .search import Generation
+from .search import MOST_ROWS, Generation
 
 
 def contrastive_search(
@@ -27,7 +26,7 @@ def contrastive_search(
     stop: Callable[[LongTensor], Tensor] | None = None,
     **settings,
 ) -> Trace:
-    """Of the `top_k` likeliest tokens, take the one with the highest
+    """Of the `top_k` most likely tokens, take the one with the highest
     (1 − α) · probability − α · degeneration penalty, with α = `penalty_alpha`.
 
     The penalty is the highest cosine similarity of the candidate's last hidden state with those
@@ -39,14 +38,21 @@ def contrastive_search(
     `input_ids`, `attention_mask`, `stop` and `settings` as in `greedy_search`.
     Su et al., 2022, "A Contrastive Framework for Neural Text Generation"; the processors work on
     the logits before the candidates are picked, as in transformers, which had it until version 4.
-    Raises ValueError for α outside [0, 1] and for `top_k` below 1.
+    Raises ValueError for α outside [0, 1], for `top_k` below 1 or above `MOST_ROWS`, and for hidden
+    states that hold NaN.
     """
-    number = isinstance(penalty_alpha, (int, float)) and not isinstance(penalty_alpha, bool)
-    if not number or not 0 <= penalty_alpha <= 1:
-        raise ValueError(f"penalty_alpha={penalty_alpha!r}: it must be a number from 0 to 1")
-    arguments.whole("top_k", top_k)
-    run = Generation(model, input_ids, attention_mask, max_new_tokens, top_logprobs, stop, settings)
-    check_length(model, int(run.prompt_mask.sum(-1).max()), max_new_tokens, reads_last=True)
+    penalty_alpha = check_alpha(penalty_alpha)
+    top_k = arguments.whole("top_k", top_k, high=MOST_ROWS)
+    run = Generation(
+        model,
+        input_ids,
+        attention_mask,
+        max_new_tokens,
+        top_logprobs,
+        stop,
+        settings,
+        reads_last=True,
+    )
     text = run.prefix
     rows = torch.arange(len(input_ids))
     output = text.read(output_hidden_states=True)
@@ -55,7 +61,7 @@ def contrastive_search(
         scores = run.process(logits)
         highest, candidates = scores.topk(min(top_k, scores.shape[-1]))
         k, mask = candidates.shape[-1], text.attention_mask
-        # The look-ahead: every row k times, each with another candidate behind it.
+        # The look-ahead: every row k times, each with another candidate after it.
         text.reorder(rows.repeat_interleave(k))
         text.append(run.padded(candidates).flatten())
         output = text.read(output_hidden_states=True)
@@ -65,6 +71,11 @@ def contrastive_search(
         contrast = (1 - penalty_alpha) * probabilities - penalty_alpha * penalty
         contrast = contrast.masked_fill(highest == -math.inf, -math.inf)
         best = contrast.argmax(-1).cpu()
+        if not contrast.amax(-1).isfinite().all():
+            raise ValueError(
+                "the model's last hidden states hold NaN or an infinite number, so candidates "
+                "cannot be compared; check the model's weights and dtype (float16 overflows)"
+            )
         # Of each row's k copies the best goes on, with what the cache and the output hold of it.
         text.reorder(rows * k + best)
         tokens = candidates.cpu()[rows, best]
@@ -74,6 +85,11 @@ def contrastive_search(
         logits = output.logits[rows * k + best, -1].float()
         context = torch.cat([context, hidden[rows, best, None]], dim=1)
     return run.trace(penalty_alpha=penalty_alpha, top_k=top_k)
+
+
+def check_alpha(penalty_alpha: float) -> float:
+    wanted = "a number from 0 to 1"
+    return arguments.number("penalty_alpha", penalty_alpha, 0, 1, wanted=wanted)
 
 
 def degeneration_penalty(hidden: Tensor, context: Tensor, mask: Tensor) -> Tensor:

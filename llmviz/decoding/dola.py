@@ -8,9 +8,11 @@ from collections.abc import Callable
 import torch
 from torch import LongTensor, Tensor
 
-from ..internals import final_norm, unembed
+from .. import arguments
+from ..head import Head
+from ..models import check_model
 from ..trace import Trace
-from .search import Generation, draw, seeded
+from .search import Generation, check_draws, draw, seeded
 
 
 def dola(
@@ -46,24 +48,27 @@ def dola(
     follows the logit lens: early layers pass the final norm before the head, as the last one does.
     Raises ValueError for `dola_layers` that name no layer, or one that there is not.
     """
+    check_model(model)
     layers = candidate_layers(model, dola_layers)
+    do_sample, seed = check_draws(do_sample, seed)
     generator = seeded(seed)
     run = Generation(
         model, input_ids, attention_mask, max_new_tokens, top_logprobs, stop, settings, do_sample
     )
-    norm, premature = final_norm(model), []
+    head, premature = Head(model), []
     while run.goes_on:
         output = run.prefix.read(output_hidden_states=True)
         logits = output.logits[:, -1].float()
         hidden = [output.hidden_states[i][:, -1].to(logits.device) for i in layers]
-        early_logits = unembed(model, norm(torch.stack(hidden, dim=1))).float()
+        early_logits = head.unembed(head.norm(torch.stack(hidden, dim=1))).float()
         allowed = run.process(logits) > -math.inf
         contrasted, layer = contrast(logits, early_logits, allowed)
         premature.append([layers[i] for i in layer.tolist()])
         scores = run.process(contrasted)
         tokens = draw(scores.softmax(-1), generator) if do_sample else scores.argmax(-1)
         run.append(tokens, logits, scores)
-    trace = run.trace(dola_layers=dola_layers, seed=seed)
+    named = dola_layers if isinstance(dola_layers, str) else layers
+    trace = run.trace(dola_layers=named, seed=seed)
     by_row = zip(*premature, strict=True)
     trace.premature_layers = [
         list(chosen[: len(steps)]) for chosen, steps in zip(by_row, trace.steps, strict=True)
@@ -108,18 +113,18 @@ def jensen_shannon(log_p: Tensor, log_q: Tensor) -> Tensor:
 def candidate_layers(model, dola_layers: str | list[int]) -> list[int]:
     """The numbers of the layers that `dola_layers` stands for."""
     count = model.config.get_text_config().num_hidden_layers
-    if dola_layers == "high":
+    named = dola_layers if isinstance(dola_layers, str) else None
+    if named == "high":
         return list(range(max(count // 2, count - 20), count, 2))
-    if dola_layers == "low":
+    if named == "low":
         tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
         start = min(2, count - 1) if tied else 0
         return list(range(start, min(count // 2, 20), 2)) or [start]
-    whole = isinstance(dola_layers, (list, tuple, range)) and all(
-        isinstance(i, int) and not isinstance(i, bool) for i in dola_layers
-    )
+    dola_layers = list(dola_layers) if isinstance(dola_layers, (tuple, range)) else dola_layers
+    whole = isinstance(dola_layers, list) and all(map(arguments.is_whole, dola_layers))
     if not whole or not dola_layers or not all(0 <= i < count for i in dola_layers):
         raise ValueError(
-            f'dola_layers={dola_layers!r:.100}: it must be "low", "high", or a list of one or more '
-            f"layers' numbers from 0 (the embedding) to {count - 1}"
+            f'dola_layers={arguments.shown(dola_layers)}: it must be "low", "high", or a list of '
+            f"one or more layers' numbers from 0 (the embedding) to {count - 1}"
         )
-    return list(dola_layers)
+    return [int(i) for i in dola_layers]

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import cached_property
 
 import torch
 from torch import LongTensor, Tensor
 
 from ..models import input_device
+from ..twin import is_changed_by_a_pass, twin
 
 
 class Prefix:
     """The text so far as a model sees it: tokens, which of them are padding, and the KV cache.
 
-    Each token is shown to the model once; the cache remembers what it made of it.
+    Each token is shown to the model once; the cache remembers what it made of it. A pass that
+    leaves something behind in a model (a look at its hidden states, offloaded weights) is run on a
+    private twin of it, so that other threads may use the model meanwhile.
+    Raises ValueError for a model whose cache is of a kind that no other has.
     """
 
     def __init__(self, model, input_ids: LongTensor, attention_mask: LongTensor | None = None):
@@ -28,6 +35,13 @@ class Prefix:
         self.cache = None
         self.unread = input_ids.shape[1]
         self.accepts = set(inspect.signature(model.forward).parameters)
+        if "past_buckets_states" in self.accepts:
+            raise ValueError(
+                f"model is a {type(model).__name__}, whose cache holds hashed buckets instead of "
+                "keys and values: llmviz cannot generate with it; take a model with another kind "
+                "of attention"
+            )
+        self._runs = twin(model) if is_changed_by_a_pass(model) else model
         # Mamba's state is not a cache of keys and values, and has another name.
         state_space = "cache_params" in self.accepts
         self.cache_name = "cache_params" if state_space else "past_key_values"
@@ -35,6 +49,11 @@ class Prefix:
     def next_logits(self) -> Tensor:
         """The logits of the next token, float32, shape (rows, vocabulary)."""
         return self.read().logits[:, -1].float()
+
+    @cached_property
+    def _looks(self):
+        """The twin to look into; a pass that asks for hidden states hangs hooks into a model."""
+        return twin(self.model) if self._runs is self.model else self._runs
 
     @torch.no_grad()
     def read(self, logits_to_keep: int = 1, **wanted):
@@ -47,12 +66,16 @@ class Prefix:
         inputs = {"use_cache": True, self.cache_name: self.cache, "logits_to_keep": logits_to_keep}
         inputs["position_ids"] = self.position_ids()[:, -self.unread :]
         inputs = {k: v for k, v in inputs.items() if k in self.accepts}
-        # A state-space model needs no mask once the padding is behind it.
+        # A state-space model needs no mask once it has read past the padding.
         if self.padded and not (self.cache_name == "cache_params" and self.cache is not None):
             inputs["attention_mask"] = self.attention_mask
-        output = self.model(self.input_ids[:, -self.unread :], **inputs, **wanted)
-        self.cache = output.get(self.cache_name)
-        # A model without a cache reads the whole text again for every token.
+        model = self._looks if wanted else self._runs
+        with _naming_the_cache(self.model, self.cache):
+            output = model(self.input_ids[:, -self.unread :], **inputs, **wanted)
+        cache = output.get(self.cache_name)
+        # A model without a cache reads the whole text again for every token, and so does one whose
+        # own code keeps a tuple of tensors: how to reorder and crop it only that code knows.
+        self.cache = None if isinstance(cache, (tuple, list)) else cache
         self.unread = 0 if self.cache is not None else self.input_ids.shape[1]
         return output
 
@@ -62,7 +85,7 @@ class Prefix:
         return (self.attention_mask.cumsum(-1) - 1).clamp(min=0)
 
     def append(self, tokens: LongTensor) -> None:
-        """Put one token, shape (rows,), behind each row."""
+        """Put one token, shape (rows,), at the end of each row."""
         tokens = tokens[:, None].to(self.input_ids.device)
         self.input_ids = torch.cat([self.input_ids, tokens], dim=-1)
         self.attention_mask = torch.cat([self.attention_mask, torch.ones_like(tokens)], dim=-1)
@@ -96,7 +119,7 @@ class Prefix:
 class StaticPrefix(Prefix):
     """A `Prefix` whose cache has its full length from the start.
 
-    So all steps behind the prompt have the same shapes, and the model can be compiled for them: on
+    So all steps after the prompt have the same shapes, and the model can be compiled for them: on
     a GPU that is done, as `generate(cache_implementation="static")` does it, and a step is then one
     CUDA graph, where hundreds of kernels would be started one by one. On the CPU, or where layers
     are offloaded, the model runs as it is; a `model.generation_config.compile_config` has it
@@ -116,11 +139,13 @@ class StaticPrefix(Prefix):
     ):
         super().__init__(model, input_ids, attention_mask)
         self.cache = _static_cache(model, self.cache_name, input_ids.shape[1] + max_new_tokens)
-        self.step = _compiled(model)
+        step = _compiled(model)
+        self.step = self._runs if step is model else step
 
     def next_logits(self) -> Tensor:
-        # The next step of a CUDA graph writes over what this one returned.
-        return super().next_logits().clone()
+        # The next step of a CUDA graph writes over what this one returned, in any thread.
+        with _ONE_STEP_AT_A_TIME if self.step is not self._runs else nullcontext():
+            return super().next_logits().clone()
 
     @torch.no_grad()
     def read(self, logits_to_keep: int = 1, **wanted):
@@ -138,13 +163,49 @@ class StaticPrefix(Prefix):
             **inputs,
         )
         self.unread = 0
-        return (self.model if is_prompt else self.step)(**inputs, **wanted)
+        with _naming_the_cache(self.model, self.cache):
+            return (self._runs if is_prompt else self.step)(**inputs, **wanted)
 
     def crop(self, tokens: int) -> None:
         raise NotImplementedError("a static cache cannot take tokens back")
 
     def reorder(self, rows: LongTensor) -> None:
         raise NotImplementedError("a static cache keeps its rows in place")
+
+
+_ONE_STEP_AT_A_TIME = threading.Lock()
+
+
+@contextmanager
+def _naming_the_cache(model, cache) -> Iterator[None]:
+    """Say so where a model's own code cannot read the `cache` that it is given."""
+    try:
+        yield
+    except (TypeError, AttributeError, IndexError, KeyError) as error:
+        if cache is None or type(model).__module__.startswith("transformers."):
+            raise
+        raise TypeError(
+            f"model is a {type(model).__name__}, whose own code failed with a transformers "
+            f"{type(cache).__name__} ({type(error).__name__}: {error}): it may know tuples only, "
+            "which greedy search, sampling and beams without a static cache can do with"
+        ) from error
+
+
+def can_take_back(model) -> bool:
+    """Whether what the model's cache remembers of the last tokens can be taken back.
+
+    A running state, such as Mamba's or MiniMax's, cannot go back to an earlier token.
+    """
+    from transformers import DynamicCache
+
+    own_cache = not getattr(model, "_supports_default_dynamic_cache", lambda: True)()
+    if getattr(model, "_is_stateful", False) or own_cache:
+        return False
+    layers = DynamicCache(config=model.config).layers
+    kinds = getattr(model.config.get_text_config(), "layer_types", None) or [None] * len(layers)
+    # A layer that keeps a convolution's inputs says that they can be taken back only once used.
+    pairs = zip(layers, kinds, strict=False)
+    return all(layer.is_croppable or kind == "conv" for layer, kind in pairs)
 
 
 def check_cache(cache_implementation: str | None) -> None:

@@ -9,8 +9,14 @@ from torch import LongTensor, Tensor
 from torch.nn import functional
 
 from .. import arguments, processors
-from ..trace import Recorder, Trace
+from ..models import check_length, check_model, vocab_size
+from ..recorder import Recorder
+from ..trace import Trace
+from .guidance import Unconditional, unconditional
 from .prefix import Prefix, StaticPrefix, check_cache, eos_token_ids, pad_token_id
+
+# Every beam, returned sequence or look-ahead is a row of the batch, and costs memory and time.
+MOST_ROWS = 1024
 
 
 def greedy_search(
@@ -27,8 +33,11 @@ def greedy_search(
     """Take the token with the highest score, again and again.
 
     `input_ids` and `attention_mask` have the shape (rows, tokens), padded on the left; `stop`
-    takes the text so far, of that shape, and says which rows are to end; `settings` go to
-    `processors.process`. `cache_implementation` is None or "static" (`StaticPrefix`).
+    takes the text so far, of that shape, and returns a bool tensor (rows,): which rows are to end;
+    `settings` go to `processors.process`. `cache_implementation` is None or "static"
+    (`StaticPrefix`).
+    Raises TypeError or ValueError, before the model runs, for an argument that is out of bounds,
+    and for a text that with `max_new_tokens` would not fit into the model's context.
     """
     run = Generation(
         model,
@@ -64,6 +73,7 @@ def sample(
     The other arguments as in `greedy_search`. Draws are made on the CPU, so that a seed means the
     same on every device; without one they come from torch's global generator.
     """
+    _, seed = check_draws(True, seed)
     generator = seeded(seed)
     run = Generation(
         model,
@@ -83,11 +93,82 @@ def sample(
     return run.trace(seed=seed)
 
 
-def check_draws(do_sample: bool, seed: int | None) -> None:
-    """Raise ValueError for what says nothing about whether and how to draw."""
-    arguments.flag("do_sample", do_sample)
+def check_draws(do_sample: bool, seed: int | None) -> tuple[bool, int | None]:
+    """Whether and how to draw, as plain Python; a ValueError for what says nothing about it."""
+    do_sample = arguments.flag("do_sample", do_sample)
     if seed is not None:
-        arguments.whole("seed", seed, low=0, high=2**64 - 1)
+        seed = arguments.whole("seed", seed, low=0, high=2**64 - 1)
+    return do_sample, seed
+
+
+def check_inputs(
+    model, input_ids: LongTensor, attention_mask: LongTensor | None
+) -> tuple[LongTensor, LongTensor]:
+    """A strategy's prompts and their mask, both int64; TypeError or ValueError where they are not
+    token ids of the model, padded on the left."""
+    check_model(model)
+    for name, given in (("input_ids", input_ids), ("attention_mask", attention_mask)):
+        if not isinstance(given, Tensor) and not (given is None and name == "attention_mask"):
+            raise TypeError(
+                f"{name} must be a tensor of shape (rows, tokens), not {type(given).__name__}: "
+                f'pass tokenizer(texts, return_tensors="pt").{name}'
+            )
+    whole = input_ids.dtype in (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
+    if input_ids.ndim != 2 or 0 in input_ids.shape or not whole:
+        raise ValueError(
+            f"input_ids is a tensor of {input_ids.dtype} and shape {tuple(input_ids.shape)}: it "
+            "must hold token ids in the shape (rows, tokens), with one token or more"
+        )
+    size = vocab_size(model)
+    lowest, highest = input_ids.min().item(), input_ids.max().item()
+    if lowest < 0 or highest >= size:
+        raise ValueError(
+            f"input_ids holds the token id {lowest if lowest < 0 else highest}: the model has "
+            f"embeddings for the ids from 0 to {size - 1}; was it made with the tokenizer of "
+            "another model?"
+        )
+    input_ids = input_ids.long()
+    if attention_mask is None:
+        return input_ids, torch.ones_like(input_ids)
+    if attention_mask.shape != input_ids.shape:
+        raise ValueError(
+            f"attention_mask has the shape {tuple(attention_mask.shape)}, and input_ids "
+            f"{tuple(input_ids.shape)}: both must be (rows, tokens)"
+        )
+    mask = attention_mask.long()
+    if not torch.equal(mask, attention_mask) or not ((mask == 0) | (mask == 1)).all():
+        raise ValueError("attention_mask must hold 1 for a token and 0 for padding, nothing else")
+    if not mask[:, -1].all() or (mask.diff(dim=-1) < 0).any():
+        raise ValueError(
+            "attention_mask has a 0 after a 1, or none at all: prompts must be padded on the left "
+            '(tokenizer.padding_side = "left"), since each one is continued at its end'
+        )
+    return input_ids, mask
+
+
+def check_stop(stop: Callable | None) -> None:
+    if stop is not None and (not callable(stop) or isinstance(stop, type)):
+        raise TypeError(
+            f"stop={arguments.shown(stop)}: it must be a function of input_ids (rows, tokens) to a "
+            "bool tensor (rows,), or None"
+        )
+
+
+def stopped(stop: Callable[[LongTensor], Tensor], input_ids: LongTensor) -> Tensor:
+    """Which rows `stop` ends, shape (rows,), on the CPU."""
+    ends = stop(input_ids)
+    if (
+        not isinstance(ends, Tensor)
+        or ends.dtype != torch.bool
+        or ends.shape != input_ids.shape[:1]
+    ):
+        found = ends.dtype if isinstance(ends, Tensor) else type(ends).__name__
+        shape = f" of shape {tuple(ends.shape)}" if isinstance(ends, Tensor) else ""
+        raise ValueError(
+            f"stop returned {found}{shape}: it must return a bool tensor of shape "
+            f"({len(input_ids)},), one value for each row"
+        )
+    return ends.cpu()
 
 
 def seeded(seed: int | None) -> torch.Generator | None:
@@ -95,7 +176,7 @@ def seeded(seed: int | None) -> torch.Generator | None:
 
 
 def draw(probabilities: Tensor, generator: torch.Generator | None) -> LongTensor:
-    """One token a row, shape (rows,), drawn on the CPU."""
+    """One token per row, shape (rows,), drawn on the CPU."""
     return torch.multinomial(probabilities.cpu(), 1, generator=generator).squeeze(1)
 
 
@@ -117,11 +198,18 @@ class Generation:
         settings: dict,
         do_sample: bool = False,
         cache_implementation: str | None = None,
+        reads_last: bool = False,
+        takes_back: bool = False,
     ):
-        processors.check(vocab_size=model.config.get_text_config().vocab_size, **settings)
-        self.settings = settings | {"do_sample": do_sample}
-        arguments.whole("max_new_tokens", max_new_tokens)
+        input_ids, attention_mask = check_inputs(model, input_ids, attention_mask)
+        size = model.config.get_text_config().vocab_size
+        settings = processors.check(vocab_size=size, **settings)
+        self.settings = settings | {"do_sample": arguments.flag("do_sample", do_sample)}
+        max_new_tokens = arguments.whole("max_new_tokens", max_new_tokens)
+        top_logprobs = arguments.whole("top_logprobs", top_logprobs)
+        check_length(model, int(attention_mask.sum(-1).max()), max_new_tokens, reads_last)
         check_cache(cache_implementation)
+        check_stop(stop)
         if cache_implementation is None:
             self.prefix = Prefix(model, input_ids, attention_mask)
         else:
@@ -131,6 +219,7 @@ class Generation:
         self.prompt_mask = self.prefix.attention_mask
         self.num_prompt_tokens = input_ids.shape[1]
         self.max_new_tokens = max_new_tokens
+        self.unconditional = unconditional(model, settings, self.num_prompt_tokens, takes_back)
         self.recorder = Recorder(top_logprobs)
         self.eos, self.pad, self.stop = eos_token_ids(model), pad_token_id(model), stop
         self.unfinished = torch.ones(len(input_ids), dtype=torch.bool)
@@ -145,23 +234,31 @@ class Generation:
         """How many tokens may still come."""
         return self.max_new_tokens - int(self.lengths.max())
 
-    def process(self, logits: Tensor, input_ids: LongTensor | None = None) -> Tensor:
-        """What the processors make of `logits`, shape (rows, vocabulary), that come behind
-        `input_ids`: the text so far, unless given."""
+    def process(
+        self,
+        logits: Tensor,
+        input_ids: LongTensor | None = None,
+        unconditional: Unconditional | None = None,
+    ) -> Tensor:
+        """What the processors make of `logits`, shape (rows, vocabulary), that come after
+        `input_ids`: the text so far, unless given. `unconditional` guides another model's."""
         input_ids = self.prefix.input_ids if input_ids is None else input_ids
         num_new_tokens = input_ids.shape[1] - self.num_prompt_tokens
         mask = functional.pad(self.prompt_mask, (0, num_new_tokens), value=1)
+        without_prompt = unconditional or self.unconditional
         return processors.process(
             logits,
             input_ids.to(logits.device),
             attention_mask=mask.to(logits.device),
             prompt_length=self.num_prompt_tokens,
+            max_new_tokens=self.max_new_tokens,
             eos_token_ids=self.eos,
+            unconditional_logits=without_prompt and without_prompt.logits(input_ids),
             **self.settings,
         )
 
     def append(self, tokens: LongTensor, logits: Tensor, scores: Tensor) -> None:
-        """Put a token, shape (rows,), behind each row, and record what it was chosen from."""
+        """Add a token, shape (rows,), to each row, and record what it was chosen from."""
         self.recorder.record(logits, scores, tokens)
         tokens = self.padded(tokens)
         self.prefix.append(tokens)
@@ -182,11 +279,17 @@ class Generation:
         self.unfinished &= ~torch.isin(tokens, torch.tensor(self.eos, dtype=torch.long))
         if self.stop is not None:
             input_ids = self.prefix.input_ids if input_ids is None else input_ids
-            self.unfinished &= ~self.stop(input_ids).cpu()
+            self.unfinished &= ~stopped(self.stop, input_ids)
 
     def trace(self, **settings) -> Trace:
         steps = self.recorder.steps(self.lengths.tolist())
         settings = self.settings | settings
         return Trace(
-            [], [], self.prefix.input_ids.cpu(), self.num_prompt_tokens, steps, settings=settings
+            [],
+            [],
+            self.prefix.input_ids.cpu(),
+            self.num_prompt_tokens,
+            steps,
+            settings=settings,
+            prompt_lengths=self.prompt_mask.sum(-1).tolist(),
         )

@@ -2,43 +2,52 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import ipywidgets
-import torch
 from torch import LongTensor, Tensor
 
+from .. import arguments
+from ..colours import BLUE, INK, MUTED, RED
 from ..decoding.prefix import Prefix
-from ..html import _text
-from ..models import check_length, check_model
+from ..html import VERBATIM, escaped
+from ..models import check_length, check_model, vocab_size
 from ..tokens import encode
 
-# Colours are Okabe and Ito's, as in `plots`, and plain: a sanitiser removes anything cleverer.
-BLUE, ORANGE, GREEN, RED = "#0072b2", "#e69f00", "#009e73", "#d55e00"
-INK, MUTED, FAINT = "#222222", "#6b7280", "#d1d5db"
 # A card of its own, white in every theme.
 _CARD = (
     f"background:#ffffff;color:{INK};font-family:sans-serif;font-size:13px;line-height:1.45;"
     "padding:8px 12px;max-width:900px;box-sizing:border-box;overflow-x:auto"
 )
 _PATIENCE = 0.3  # seconds that work may take before it shows itself
+_LONGEST = 600  # characters of an error that are shown
 
 
 class Explorer(ipywidgets.VBox):
     """Controls above one HTML view of a state, and a picture of it in the saved notebook.
 
-    A subclass makes its controls and its state, then calls `super().__init__(*controls)`, and has
+    A subclass makes its controls, puts its state into `_state`, then calls
+    `super().__init__(*controls)`, and has
         picture() → str    the state as HTML, self-contained (see `card`), all text escaped
-        __repr__() → str   the state as text, the same on every machine
+        as_text() → str    the state as text, the same on every machine
+        settle()           puts the controls where the state is, after something has failed
         figure(ax=None)    the state with matplotlib
+    All that changes stands in `_state`, which is replaced as a whole and never changed, so that
+    what has failed halfway is undone.
     A control is connected by `control.observe(self.reacts(function), "value")`, or a button by
     `button.on_click(self.reacts(function))`: `function()` changes the state, then the view follows.
-    What takes longer than a processor goes through `work`.
+    What runs the model goes through `work`.
     """
 
-    _thread: threading.Thread | None = None  # the work under way
+    _thread: threading.Thread | None = None  # the work under way, …
+    _timer: threading.Timer | None = None  # … and what shows it after a while
+    _state = None
+    _quiet = False  # whether it is the explorer itself that moves its controls
+    _closed = False
+    _unsettled = ""  # what an error adds where the controls do not go back to the state
 
     def __init__(self, *controls: ipywidgets.Widget, below: tuple[ipywidgets.Widget, ...] = ()):
         self.view, self.message = ipywidgets.HTML(), ipywidgets.HTML()
@@ -55,8 +64,21 @@ class Explorer(ipywidgets.VBox):
         self.add_class("llmviz-explorer")
         self.redraw()
 
+    @property
+    def state(self):
+        """What is shown. Raises ValueError once the explorer is closed."""
+        if self._closed:
+            raise ValueError(f"this {type(self).__name__} is closed: make a new one")
+        return self._state
+
     def picture(self) -> str:
         raise NotImplementedError
+
+    def as_text(self) -> str:
+        raise NotImplementedError
+
+    def settle(self) -> None:
+        """Put the controls where the state is. Their callbacks do not hear it."""
 
     def still(self) -> str:
         """The HTML that stays in a saved notebook: the picture, and what else a reader needs."""
@@ -69,27 +91,58 @@ class Explorer(ipywidgets.VBox):
         """Show `text` in the message line; an alert is read out at once by a screen reader."""
         style = f"{_CARD};border-left:4px solid {RED if alert else BLUE}"
         role, word = ("alert", "<b>Not possible:</b> ") if alert else ("status", "")
-        line = f'<div role="{role}" style="{style}">{word}{_text(text)}</div>' if text else ""
+        line = f'<div class="{VERBATIM}" role="{role}" style="{style}">{word}{escaped(text)}</div>'
+        line = line if text else ""
         if self.message.value != line:
             self.message.value = line
+
+    def _complain(self, words: str) -> None:
+        self.say(words + self._unsettled, alert=True)
 
     def reacts(self, function: Callable[[], object]) -> Callable:
         """`function` as a callback: afterwards the view is drawn again.
 
-        A ValueError or TypeError stands in the message line, and the view stays as it was.
+        Whatever it raises stands in the message line, and state, view and controls are again as
+        they were. What is no Exception, such as a KeyboardInterrupt, goes on from there.
         """
 
         def callback(_=None):
             with self._lock:
-                try:
-                    function()
-                    if not self.working:
-                        self.say("")
-                    self.redraw()
-                except (ValueError, TypeError) as error:
-                    self.say(str(error), alert=True)
+                if self._quiet or self._closed:
+                    return
+                error = self._change(function)
+                if error is not None:
+                    self._complain(_reason(error))
+                    if not isinstance(error, Exception):
+                        raise error
+                elif not self.working:
+                    self.say("")
 
         return callback
+
+    def _change(self, function: Callable[[], object]) -> BaseException | None:
+        """Let `function` change the state, and draw it; if that fails, undo it, and return why."""
+        before = self._state
+        try:
+            function()
+            self.redraw()
+        except BaseException as error:
+            self._state = before
+            self._settle()
+            return error
+
+    def _settle(self) -> None:
+        with self._quietly():
+            self.settle()
+
+    @contextmanager
+    def _quietly(self) -> Iterator[None]:
+        """Callbacks of the explorer's own do not hear what is set within."""
+        before, self._quiet = self._quiet, True
+        try:
+            yield
+        finally:
+            self._quiet = before
 
     @property
     def working(self) -> bool:
@@ -101,18 +154,20 @@ class Explorer(ipywidgets.VBox):
         steps: Generator[tuple[int, int], None, object],
         then: Callable[[object], object],
         by: ipywidgets.Widget | None = None,
+        stopped: threading.Event | None = None,
     ) -> None:
         """Run `steps` in a thread, with progress and a Stop button; what it returns goes to `then`.
 
         doing: in words, such as "Generating".
         steps: a generator that yields (done, total) between two steps, and changes no state of the
-            explorer. It may raise ValueError or TypeError, which the message line shows.
+            explorer. Whatever it raises is shown in the message line.
         then: takes over the result, at once and whole; the view is drawn afterwards. It is not
             called when the work was stopped, or replaced by other work.
         by: the control that began it, which stays enabled so that it keeps the keyboard's focus.
+        stopped: an event that is set when the work is to stop, for `steps` that look between two
+            yields. It is this work's own.
         """
-        self.stop()
-        stopped = self._stopped = threading.Event()
+        stopped = stopped or threading.Event()
 
         def show() -> None:
             with self._lock:
@@ -122,28 +177,38 @@ class Explorer(ipywidgets.VBox):
                     self.say(f"{doing} …")
 
         def run() -> None:
-            words, alert = "", False
+            result, words = None, ""
             try:
                 result = self._run(doing, steps, stopped)
-                with self._lock:
-                    if not stopped.is_set():
-                        then(result)
-                        self.redraw()
-            except (ValueError, TypeError) as error:
-                words, alert = str(error), True
-            finally:
-                timer.cancel()
-                with self._lock:
-                    if not stopped.is_set():
-                        self._end(stopped)
-                        self.say(words, alert=alert)
+            except BaseException as error:  # nobody else would hear of it
+                words = _reason(error)
+            with self._lock:
+                if stopped.is_set():
+                    return
+                self._end()
+                if words:
+                    self._settle()
+                elif error := self._change(lambda: then(result)):
+                    words = _reason(error)
+                if words:
+                    self._complain(words)
+                else:
+                    self.say("")
 
         timer = threading.Timer(_PATIENCE, show)
         timer.daemon = True
-        self._progress.value = 0.0
-        self._thread = threading.Thread(target=run, daemon=True)
-        self._thread.start()
-        timer.start()
+        thread = threading.Thread(target=run, daemon=True)
+        with self._lock:
+            self._end()
+            self._stopped, self._timer = stopped, timer
+            self._progress.value = 0.0
+            timer.start()
+            try:
+                thread.start()
+            except RuntimeError:  # the system has no more threads
+                self._end()
+                raise
+            self._thread = thread
 
     def _run(self, doing: str, steps: Generator, stopped: threading.Event) -> object:
         try:
@@ -163,35 +228,50 @@ class Explorer(ipywidgets.VBox):
         """End the work under way, if any, and drop what it has made."""
         with self._lock:
             if self.working:
-                self._end(self._stopped)
+                self._end()
+                self._settle()
                 self.say("Stopped; everything is as it was.")
 
     def wait(self, timeout: float | None = None) -> None:
         """Until the work under way is done, `timeout` seconds at most."""
         thread = self._thread
-        if thread is not None:
+        if thread is not None and thread is not threading.current_thread():
             thread.join(timeout)
 
     def close(self) -> None:
-        if self.working:
-            self.stop()
+        """End the work, close all widgets that belong to the explorer, and let go of the model and
+        of all that was read."""
+        # Also called when Python throws away what a constructor has not finished.
+        with vars(self).get("_lock") or nullcontext():
+            if not self._closed:
+                if self.working:
+                    self._end()
+                self._closed = True
+                for widget in _parts(self):
+                    if widget is not self:
+                        widget.close()
         super().close()
+        self._state = self.model = self.tokenizer = None
 
     def _disable(self, by: ipywidgets.Widget | None) -> None:
-        waiting = list(self._controls)
-        while waiting:
-            widget = waiting.pop()
-            waiting += getattr(widget, "children", ())
+        for widget in (part for control in self._controls for part in _parts(control)):
             if widget is not by and getattr(widget, "disabled", None) is False:
                 widget.disabled = True
                 self._disabled.append(widget)
 
-    def _end(self, stopped: threading.Event) -> None:
-        stopped.set()
-        self._thread = None
+    def _end(self) -> None:
+        """Drop the work under way, and give the controls back."""
+        self._stopped.set()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._thread = self._timer = None
         self._busy.layout.display = "none"
         while self._disabled:
             self._disabled.pop().disabled = False
+
+    def __repr__(self) -> str:
+        with vars(self).get("_lock") or nullcontext():
+            return f"{type(self).__name__}, closed" if self._closed else self.as_text()
 
     def _repr_mimebundle_(self, **kwargs):
         """What ipywidgets shows live, and for a notebook without its kernel the present picture."""
@@ -199,6 +279,33 @@ class Explorer(ipywidgets.VBox):
             self.redraw()  # code may have changed the state since
             bundle = super()._repr_mimebundle_(**kwargs) or {}
             return {**bundle, "text/html": self.still(), "text/plain": repr(self)}
+
+
+def _parts(widget: ipywidgets.Widget) -> list[ipywidgets.Widget]:
+    """All widgets that `widget` is made of, down to layouts and styles, itself included."""
+    found, waiting = {}, [widget]
+    while waiting:
+        part = waiting.pop()
+        if id(part) not in found:
+            found[id(part)] = part
+            for value in (getattr(part, name) for name in part.keys):
+                values = value if isinstance(value, (list, tuple)) else [value]
+                waiting += [v for v in values if isinstance(v, ipywidgets.Widget)]
+    return list(found.values())
+
+
+def _reason(error: BaseException) -> str:
+    """An error in words: our own refusals as they are, any other with its type."""
+    text, kind = str(error).strip(), type(error).__name__
+    if not (text and type(error) in (ValueError, TypeError)):
+        text = f"{kind}: {text}" if text else kind
+        logging.getLogger(__name__).debug("%s in an explorer", kind, exc_info=error)
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + " …"
+
+
+def of_state(name: str) -> property:
+    """An attribute that is read from the state."""
+    return property(lambda self: getattr(self.state, name))
 
 
 def result_of(steps: Generator):
@@ -210,36 +317,47 @@ def result_of(steps: Generator):
             return end.value
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let torch use one thread. What a drag computes is small, and the other threads would wait for
-    the next of it in a loop, on the very cores that the browser wants to draw with."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+def tokens_of(
+    model,
+    tokenizer,
+    text: str,
+    max_new_tokens: int | None = 1,
+    *,
+    add_special_tokens: bool = True,
+    name: str = "prompt",
+) -> LongTensor:
+    """The tokens of one text, shape (1, tokens), that the model can read and continue.
 
-
-def read(model, tokenizer, text: str, name: str = "prompt") -> tuple[LongTensor, Tensor]:
-    """One pass: the tokens of `text`, shape (1, tokens), and the next one's logits, shape
-    (1, vocabulary), float32; both on the CPU.
-
-    Raises TypeError or ValueError that names `name` where it is no text, empty or too long.
+    Raises TypeError or ValueError that names `name` where it is no text, empty, too long (unless
+    max_new_tokens is None), or holds a token that the model has no embedding for. The model does
+    not run.
     """
     check_model(model)
-    input_ids = encode(tokenizer, text, name=name)[0]
-    check_length(model, input_ids.shape[1], 1)
+    arguments.text(name, text)
+    input_ids, _ = encode(
+        tokenizer, text, name=name, add_special_tokens=add_special_tokens,
+        vocab_size=vocab_size(model),
+    )  # fmt: skip
+    if max_new_tokens is not None:
+        check_length(model, input_ids.shape[1], max_new_tokens)
+    return input_ids
+
+
+def read(
+    model, tokenizer, text: str, *, add_special_tokens: bool = True
+) -> tuple[LongTensor, Tensor]:
+    """One pass: the tokens of `text`, shape (1, tokens), and the next one's logits, shape
+    (1, vocabulary), float32; both on the CPU. Raises as `tokens_of` does, before the pass."""
+    input_ids = tokens_of(model, tokenizer, text, add_special_tokens=add_special_tokens)
     return input_ids, Prefix(model, input_ids).next_logits().cpu()
 
 
-# HTML: pure functions from text that is HTML already (`_text` escapes it) to HTML
+# HTML: pure functions from text that is HTML already (`escaped` makes it so) to HTML
 
 
 def card(*parts: str) -> str:
-    """A white card, readable in every theme."""
-    return f'<div style="{_CARD}">{"".join(parts)}</div>'
+    """A white card, readable in every theme, whose text is never read as mathematics."""
+    return f'<div class="{VERBATIM}" style="{_CARD}">{"".join(parts)}</div>'
 
 
 def table(head: list[str], rows: list[list[str]], sides: str) -> str:
@@ -269,7 +387,7 @@ def bar(share: float, colour: str, width: int = 240, height: int = 8) -> str:
 
 def token(label: str) -> str:
     """A token's label in type of its own, escaped."""
-    return f'<span style="font-family:monospace;white-space:pre">{_text(label)}</span>'
+    return f'<span style="font-family:monospace;white-space:pre">{escaped(label)}</span>'
 
 
 def percent(probability: float) -> str:

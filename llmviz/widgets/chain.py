@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import ipywidgets
 from torch import Tensor
 
 from .. import processors
-from ..html import _text
+from ..colours import BLUE, FAINT
+from ..formats import fixed, given
+from ..html import escaped
+from ..models import check_model
 from ..tokens import token_id_of, token_label, token_labels
-from .base import BLUE, FAINT, bar, card, percent, table
-from .controls import PENALTIES, SAMPLING, written
-from .position import PositionExplorer
+from .base import bar, card, of_state, percent, table
+from .controls import PENALTIES, SAMPLING, as_percent, written
+from .position import Position, PositionExplorer
 
 _CHOICE = 30  # tokens in the list; any other can be typed
 _STYLE = {"description_width": "150px"}
@@ -31,15 +34,30 @@ class Stage:
     words: str  # what the processor did to it, and why
 
 
+@dataclass(frozen=True, eq=False)
+class _Chain:
+    """A position, what the processors make of it in turn, and one token's way through them."""
+
+    position: Position
+    on: dict  # the settings that are switched on
+    scores: list[tuple[str, Tensor]]  # after each processor, from the logits on
+    token_id: int
+    typed: int | None  # the last token that is not among the most likely ones
+    stages: list[Stage]
+
+
 class ProcessorChain(PositionExplorer):
     """One token's score through every active processor, in transformers' order.
 
     prompt, continuation: as in SamplerBench; the continuation counts as generated.
-    token: its text, such as " dog", or its id; by default the likeliest token that falls out, or
-        else the likeliest.
+    token: its text, such as " dog", or its id; by default the most likely token that falls out, or
+        else the most likely.
+    add_special_tokens: as in SamplerBench.
     settings: those of `processors.DEFAULTS` to begin with; one that has no slider stays.
     Raises TypeError or ValueError for an argument out of bounds.
     """
+
+    token_id, stages = of_state("token_id"), of_state("stages")
 
     def __init__(
         self,
@@ -49,23 +67,26 @@ class ProcessorChain(PositionExplorer):
         *,
         continuation: str = "",
         token: str | int | None = None,
+        add_special_tokens: bool = True,
         **settings,
     ):
-        self.token_id: int | None = None
-        self._typed: int | None = None
+        check_model(model)
+        if token is not None:
+            token = token_id_of(tokenizer, token, model.config.get_text_config().vocab_size)
+        self._first = token
+        columns = [(*PENALTIES, "no_repeat_ngram_size"), SAMPLING]
+        super().__init__(
+            model, tokenizer, prompt, continuation, columns, settings, add_special_tokens
+        )
         # Not a Dropdown: JupyterLab keeps the arrow keys up and down for itself.
         self.token_list = ipywidgets.SelectionSlider(
-            options=[""], description="token", tooltip="The likeliest tokens under the model",
+            options=[""], description="token", tooltip="The most likely tokens under the model",
             style=_STYLE, layout={"width": "480px"},
         )  # fmt: skip
         self.token_box = ipywidgets.Text(
             description="or type one", placeholder="such as ␣dog", continuous_update=False,
             style={"description_width": "90px"}, layout={"width": "315px"},
         )  # fmt: skip
-        columns = [(*PENALTIES, "no_repeat_ngram_size"), SAMPLING]
-        super().__init__(model, tokenizer, prompt, continuation, columns, settings)
-        if token is not None:
-            self._choose(token)
         self.token_list.observe(self.reacts(self._from_list), "value")
         self.token_box.observe(self.reacts(self._from_box), "value")
         choice = ipywidgets.HBox(
@@ -75,43 +96,51 @@ class ProcessorChain(PositionExplorer):
 
     # The state
 
-    def restart(self) -> None:
+    def begin(self, position: Position, on: dict) -> _Chain:
         """The scores after each processor, from the logits on."""
-        at = self.position
-        scores = [("logits", at.logits), *processors.stages(at.logits, **self.arguments)]
+        stages = processors.stages(position.logits, **self.arguments(position, on))
+        scores = [("logits", position.logits), *stages]
         if not scores[-1][1].max().isfinite():
-            self.process()  # raises, and says why
-        self._scores = scores
-        top = at.logits[0].topk(min(_CHOICE, at.logits.shape[-1])).indices.tolist()
-        if self.token_id is None:
-            last = self._scores[-1][1][0]
-            self.token_id = next((i for i in top if last[i] == -math.inf), top[0])
-        self._list(top)
-        self._follow()
+            self.process(position, on)  # raises, and says why
+        token_id = self._first if self._state is None else self._state.token_id
+        if token_id is None:
+            top, last = _top(position), scores[-1][1][0]
+            token_id = next((i for i in top if last[i] == -math.inf), top[0])
+        typed = None if self._state is None else self._state.typed
+        return self._following(_Chain(position, on, scores, token_id, typed, []), token_id)
 
-    def _list(self, top: list[int]) -> None:
-        """The tokens that the slider offers; a typed one stays until the next, so that nothing
-        moves under the slider."""
-        if self.token_id not in top:
-            self._typed = self.token_id
-        ids = top if self._typed is None or self._typed in top else [self._typed, *top]
-        p = self.position.logits[0].softmax(-1)
+    def _following(self, chain: _Chain, token_id: int) -> _Chain:
+        """`chain` with the way of this token; one that was typed stays in the list until the next
+        is, so that nothing moves under the slider."""
+        typed = chain.typed if token_id in _top(chain.position) else token_id
+        return replace(chain, token_id=token_id, typed=typed, stages=_stages(chain, token_id))
+
+    def redraw(self) -> None:
+        super().redraw()
+        self._list()
+
+    def settle(self) -> None:
+        super().settle()
+        self._list()
+
+    def _list(self) -> None:
+        """The tokens that the slider offers, and which of them is chosen."""
+        chain, top = self.state, _top(self.position)
+        ids = top if chain.typed is None or chain.typed in top else [chain.typed, *top]
+        p = chain.position.logits[0].softmax(-1)
         labels = token_labels(self.tokenizer, ids)
         ranks = [f"{top.index(i) + 1}." if i in top else "typed:" for i in ids]
         options = [
             (f"{rank} {label}  {percent(p[i].item())}", i)
             for rank, label, i in zip(ranks, labels, ids, strict=True)
         ]
-        if list(self.token_list.options) != options:
-            chosen, self._listing = self.token_id, True
-            self.token_list.options = options
-            self.token_list.value = self.token_id = chosen
-            self._listing = False
+        with self._quietly():
+            if list(self.token_list.options) != options:
+                self.token_list.options = options
+            self.token_list.value = chain.token_id
 
     def _from_list(self) -> None:
-        if not self._listing:
-            self.token_id = self.token_list.value
-            self._follow()
+        self._state = self._following(self.state, self.token_list.value)
 
     def _from_box(self) -> None:
         if self.token_box.value:
@@ -119,27 +148,9 @@ class ProcessorChain(PositionExplorer):
             self.token_box.value = ""  # ready for the next; what is wrong stays, to be mended
 
     def _choose(self, token: str | int) -> None:
-        self.token_id = token_id_of(self.tokenizer, token, self.position.logits.shape[-1])
-        self.restart()
-
-    def _follow(self) -> None:
-        """`stages`: the token's way, from the logits to the last active processor."""
-        at, i = self.position, self.token_id
-        text, stages, before = at.input_ids[0].tolist(), [], None
-        generated = text[at.prompt_length :]
-        for name, scores in self._scores:
-            after, words = scores[0], "what the model says"
-            if before is not None:
-                value = self.settings.on[name]
-                words = reason(name, value, before, after, i, text.count(i), generated.count(i))
-                name = written({name: value})
-            higher = int((after > after[i]).sum())
-            rank = None if after[i] == -math.inf else 1 + higher
-            probability = after.softmax(-1)[i].item()
-            left = int((after > -math.inf).sum())
-            stages.append(Stage(name, after[i].item(), probability, rank, left, words))
-            before = after
-        self.stages: list[Stage] = stages
+        chain = self.state
+        token_id = token_id_of(self.tokenizer, token, chain.position.logits.shape[-1])
+        self._state = self._following(chain, token_id)
 
     @property
     def label(self) -> str:
@@ -166,14 +177,14 @@ class ProcessorChain(PositionExplorer):
         fell = next((s for s in stages if s.rank is None), None)
         rows = []
         for s in stages:
-            out, words = s.rank is None, _text(s.words)
+            out, words = s.rank is None, escaped(s.words)
             if s is fell:
                 words = f"<b>✗ out: {words}</b>"
             rows.append(
                 [
-                    _text(s.name),
-                    "−∞" if out else f"{s.score:.2f}",
-                    "out" if out else _text(percent(s.probability)),
+                    escaped(s.name),
+                    "−∞" if out else fixed(s.score),
+                    "out" if out else escaped(percent(s.probability)),
                     f'<div style="width:110px">{bar(s.probability / scale, BLUE, 110)}</div>',
                     "–" if out else f"{s.rank:,}",
                     f"{s.left:,}",
@@ -184,15 +195,15 @@ class ProcessorChain(PositionExplorer):
         head = ["", "score", "probability", "", "rank", "tokens left", "log scale", "what it did"]
         return card(
             self.position.html,
-            f'<div style="margin:6px 0;font-size:14px"><b>▸ {_text(self.verdict)}</b></div>',
+            f'<div style="margin:6px 0;font-size:14px"><b>▸ {escaped(self.verdict)}</b></div>',
             table(head, rows, "lrrlrrll"),
         )
 
-    def __repr__(self) -> str:
-        settings = written(self.settings.on) or "everything off"
+    def as_text(self) -> str:
+        settings = written(self.state.on) or "everything off"
         lines = [f"ProcessorChain of {self.position}: {settings}", self.verdict]
         for s in self.stages:
-            figures = f"score {s.score:.2f}, probability {percent(s.probability)}, rank {s.rank}"
+            figures = f"score {fixed(s.score)}, probability {percent(s.probability)}, rank {s.rank}"
             lines.append(f"{s.name}: {figures if s.rank else 'out'}, {s.left} left; {s.words}")
         return "\n".join(lines)
 
@@ -201,20 +212,45 @@ class ProcessorChain(PositionExplorer):
         from .. import plots
 
         stages = self.stages
-        ax = plots._axes(ax, width=8, height=0.6 + 0.42 * len(stages))
+        ax = plots.new_axes(ax, width=8, height=0.6 + 0.42 * len(stages))
         ax.barh(range(len(stages)), [s.probability for s in stages], color=plots.BLUE, height=0.6)
         for y, s in enumerate(stages):
             words = f" {percent(s.probability)}, rank {s.rank:,}" if s.rank else " out"
             words += f" · {s.left:,} tokens left"
             ax.text(s.probability, y, words, va="center", color=plots.INK, fontsize=9)
-        ax.set_yticks(range(len(stages)), [s.name for s in stages], color=plots.INK)
+        ax.set_yticks(range(len(stages)), [plots.drawable(s.name, 40) for s in stages])
         for text in ax.get_yticklabels():
-            text.set_parse_math(False)
+            text.set(parse_math=False, color=plots.INK)
         ax.invert_yaxis()
         ax.set_xlim(0, 1.6 * max(s.probability for s in stages) or 1)
         ax.xaxis.set_visible(False)
         ax.spines["bottom"].set_visible(False)
         return ax
+
+
+def _top(position: Position) -> list[int]:
+    """The most likely tokens, which the list offers."""
+    logits = position.logits[0]
+    return logits.topk(min(_CHOICE, len(logits))).indices.tolist()
+
+
+def _stages(chain: _Chain, i: int) -> list[Stage]:
+    """The way of token `i`, from the logits to the last active processor."""
+    text, stages, before = chain.position.input_ids[0].tolist(), [], None
+    generated = text[chain.position.prompt_length :]
+    for name, scores in chain.scores:
+        after, words = scores[0], "what the model says"
+        if before is not None:
+            value = chain.on[name]
+            words = reason(name, value, before, after, i, text.count(i), generated.count(i))
+            name = written({name: value})
+        higher = int((after > after[i]).sum())
+        rank = None if after[i] == -math.inf else 1 + higher
+        probability = after.softmax(-1)[i].item()
+        left = int((after > -math.inf).sum())
+        stages.append(Stage(name, after[i].item(), probability, rank, left, words))
+        before = after
+    return stages
 
 
 def reason(
@@ -230,40 +266,41 @@ def reason(
     cut = bool(after[i] == -math.inf)
     p, log_probs = before.softmax(-1), before.log_softmax(-1)
     entropy = -(p * log_probs).nansum().item()
+    score, number = fixed(before[i].item()), value
+    if isinstance(value, (int, float)):
+        value, share = given(value), as_percent(value)
     match name:
         case "repetition_penalty":
             sign = "×" if before[i] < 0 else "÷"
-            return (
-                f"in the text: {before[i]:.2f} {sign} {value:g}" if in_text else "not in the text"
-            )
+            return f"in the text: {score} {sign} {value}" if in_text else "not in the text"
         case "presence_penalty":
-            return f"generated: − {value:g}" if generated else "not generated so far"
+            return f"generated: − {value}" if generated else "not generated so far"
         case "frequency_penalty":
-            times = f"generated {generated}×: − {generated} · {value:g}"
+            times = f"generated {generated}×: − {generated} · {value}"
             return times if generated else "not generated so far"
         case "no_repeat_ngram_size":
             return f"{'would' if cut else 'does not'} repeat {value} tokens of the text"
         case "temperature":
-            return f"{before[i]:.2f} ÷ {value:g}"
+            return f"{score} ÷ {value}"
         case "top_k":
             rank = 1 + int((before > before[i]).sum())
             return f"rank {rank:,} is {'beyond' if cut else 'within'} {value}"
         case "top_p":
             likelier = p[before > before[i]].sum()
-            return f"likelier tokens hold {likelier:.1%} {'≥' if cut else '<'} {100 * value:g}%"
+            return f"likelier tokens hold {likelier:.1%} {'≥' if cut else '<'} {share}"
         case "min_p":
-            threshold = f"{value:g} · {p.max():.2%}"
+            threshold = f"{value} · {p.max():.2%}"
             return f"{p[i]:.2%} {'<' if cut else '≥'} {threshold}, of the likeliest"
         case "typical_p":
-            bits, expected = -log_probs[i] / math.log(2), entropy / math.log(2)
+            bits, expected = -log_probs[i].item() / math.log(2), entropy / math.log(2)
             return (
-                f"surprisal {bits:.2f}, entropy {expected:.2f} bits: "
-                f"{'not ' if cut else ''}among the closest that hold {100 * value:g}%"
+                f"surprisal {fixed(bits)}, entropy {fixed(expected)} bits: "
+                f"{'not ' if cut else ''}among the closest that hold {share}"
             )
         case "epsilon_cutoff":
-            return f"{p[i]:.3%} {'<' if cut else '≥'} {value:.3%}"
+            return f"{p[i]:.3%} {'<' if cut else '≥'} {share}"
         case "eta_cutoff":
-            eta = min(value, math.sqrt(value) * math.exp(-entropy))
+            eta = min(number, math.sqrt(number) * math.exp(-entropy))
             return f"{p[i]:.3%} {'<' if cut else '≥'} {eta:.3%}"
     # The rules: what must and must not be said.
-    return f"ruled out by {name}" if cut else f"score {before[i]:.2f} → {after[i]:.2f}"
+    return f"ruled out by {name}" if cut else f"score {score} → {fixed(after[i].item())}"

@@ -4,21 +4,39 @@ from __future__ import annotations
 
 import ast
 import itertools
+import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from os.path import commonprefix
 
 import ipywidgets
 from torch import LongTensor, Tensor
 
+from .. import arguments
+from ..colours import MUTED
 from ..decoding import generate
-from ..html import _text, side_by_side
+from ..formats import fixed
+from ..html import escaped, side_by_side
+from ..models import check_model
+from ..tokens import printable
 from ..trace import Trace
-from .base import MUTED, Explorer, card, result_of, table
+from .base import Explorer, card, of_state, result_of, table
 from .controls import text_box, written
 
 _MOST = 4
+_KNOWN = 16  # runs that are remembered, so that what was not edited is not done again
 _N = 4  # repetition is counted in n-grams of this length
+_WIDTH = 64  # letters in a line of the figure
+_LINES = 16  # of a strategy, as many are drawn
+
+
+@dataclass(frozen=True, eq=False)
+class _Runs:
+    """A prompt, and its continuations by the strategies' names."""
+
+    prompt: str
+    runs: dict[str, Trace]
 
 
 class Comparison(Explorer):
@@ -26,10 +44,13 @@ class Comparison(Explorer):
 
     strategies: by name, such as {"greedy": {}, "top-p": {"do_sample": True, "top_p": 0.9}}; plain
         values only, as they stand in a line of text that can be edited.
-    max_new_tokens: for those that do not say themselves.
+    max_new_tokens, add_special_tokens: for those that do not say themselves.
     Run generates what has been edited. Drawing without a seed, a strategy runs each time.
     Raises TypeError or ValueError for an argument out of bounds.
     """
+
+    prompt, runs = of_state("prompt"), of_state("runs")
+    _unsettled = " (The rows below are those of the last run.)"
 
     def __init__(
         self,
@@ -39,13 +60,18 @@ class Comparison(Explorer):
         strategies: dict[str, dict],
         *,
         max_new_tokens: int = 40,
+        add_special_tokens: bool = True,
     ):
-        if not 2 <= len(strategies) <= _MOST:
-            raise ValueError(f"strategies has {len(strategies)} entries: pass two to {_MOST}")
-        self.model, self.tokenizer, self._max_new_tokens = model, tokenizer, max_new_tokens
-        self._known: dict[tuple[str, str], Trace] = {}  # by prompt and settings
-        wanted = {name: written(settings) for name, settings in strategies.items()}
-        self._take_over(result_of(self._generate(prompt, wanted, live=False)))
+        check_model(model)
+        arguments.text("prompt", prompt)
+        wanted = _in_words(strategies)
+        self.model, self.tokenizer = model, tokenizer
+        self._defaults = {"max_new_tokens": arguments.whole("max_new_tokens", max_new_tokens)}
+        if not arguments.flag("add_special_tokens", add_special_tokens):
+            self._defaults["add_special_tokens"] = False
+        self._known: dict[tuple[str, str], Trace] = {}  # by prompt and settings, the latest last
+        self._knowing = threading.Lock()
+        self._state = result_of(self._generate(prompt, wanted))
 
         self.prompt_box = text_box("prompt", prompt, "What all of them continue")
         rows = [*wanted.items(), *[("", "")] * (_MOST - len(wanted))]
@@ -86,54 +112,71 @@ class Comparison(Explorer):
             raise ValueError("two strategies have the same name")
         if len(wanted) < 2:
             raise ValueError("two or more can be compared: give a second one a name")
-        steps = self._generate(self.prompt_box.value, wanted)
-        self.work("Generating", steps, self._take_over, by=self.run_button)
+        stopped = threading.Event()
+        steps = self._generate(self.prompt_box.value, wanted, stopped)
+        self.work("Generating", steps, self._take_over, by=self.run_button, stopped=stopped)
 
-    def _generate(self, prompt: str, wanted: dict[str, str], live: bool = True) -> Generator:
+    def _generate(
+        self, prompt: str, wanted: dict[str, str], stopped: threading.Event | None = None
+    ) -> Generator:
         """Continue the prompt in all these ways; what is known already is not done again."""
-        stopped = self._stopped if live else None
         # Read all of them first: a mistake in the last one should not cost the others' time.
         settings = {}
         for name, text in wanted.items():
             with _naming(name):
                 settings[name] = parse_arguments(text)
         runs = {}
-        for done, (name, arguments) in enumerate(settings.items()):
+        for done, (name, given) in enumerate(settings.items()):
             yield done, len(settings)
 
             def watch(share: float, done: int = done) -> None:
-                if live and stopped.is_set():
-                    raise _Stopped
-                if live:
-                    self._progress.value = (done + share) / len(settings)
+                if stopped is not None:
+                    with self._lock:
+                        if stopped.is_set():
+                            raise _Stopped
+                        self._progress.value = (done + share) / len(settings)
 
-            key = prompt, repr(sorted(arguments.items()))
+            key = prompt, repr(sorted(given.items()))
             try:
-                runs[name] = self._known.get(key) or self._run_one(name, prompt, arguments, watch)
+                run = self._recalled(key) or self._run_one(name, prompt, given, watch)
             except _Stopped:
                 return None
-            if not arguments.get("do_sample") or arguments.get("seed") is not None:
-                self._known[key] = runs[name]
-        return prompt, runs
+            if not given.get("do_sample") or given.get("seed") is not None:
+                self._remember(key, run)
+            runs[name] = run
+        return _Runs(prompt, runs)
+
+    def _recalled(self, key: tuple[str, str]) -> Trace | None:
+        with self._knowing:
+            return self._known.get(key)
+
+    def _remember(self, key: tuple[str, str], run: Trace) -> None:
+        with self._knowing:
+            self._known.pop(key, None)
+            self._known[key] = run
+            while len(self._known) > _KNOWN:
+                del self._known[next(iter(self._known))]
 
     def _run_one(
-        self, name: str, prompt: str, arguments: dict, watch: Callable[[float], None]
+        self, name: str, prompt: str, given: dict, watch: Callable[[float], None]
     ) -> Trace:
         """`generate`, with a look at each token at how far it is, and whether it is wanted."""
-        arguments = {"max_new_tokens": self._max_new_tokens, **arguments}
+        given = {**self._defaults, **given}
         steps = itertools.count(1)
 
         def look_up(input_ids: LongTensor, scores: Tensor) -> Tensor:
-            watch(min(next(steps) / arguments["max_new_tokens"], 1.0))
+            watch(min(next(steps) / given["max_new_tokens"], 1.0))
             return scores
 
         with _naming(name):
-            return generate(
-                self.model, self.tokenizer, prompt, logits_processor=look_up, **arguments
-            )
+            return generate(self.model, self.tokenizer, prompt, logits_processor=look_up, **given)
 
-    def _take_over(self, found: tuple[str, dict[str, Trace]]) -> None:
-        self.prompt, self.runs = found
+    def _take_over(self, found: _Runs) -> None:
+        self._state = found
+
+    def close(self) -> None:
+        super().close()
+        self._known = {}
 
     # Its views
 
@@ -145,18 +188,20 @@ class Comparison(Explorer):
         return Table({"strategy": name, **figures} for name, figures in self._measures().items())
 
     def _measures(self) -> dict[str, dict]:
-        first = next(iter(self.runs.values()))
-        return {name: measures(run, first) for name, run in self.runs.items()}
+        runs = self.runs
+        first = next(iter(runs.values()))
+        return {name: measures(run, first) for name, run in runs.items()}
 
     def picture(self) -> str:
         found = self._measures()
-        head = ["", *(_text(column) for column in next(iter(found.values())))]
+        head = ["", *(escaped(column) for column in next(iter(found.values())))]
         rows = [
-            [f"<b>{_text(name)}</b>", *(_written(k, v) for k, v in figures.items())]
+            [f"<b>{escaped(name)}</b>", *(_written(k, v) for k, v in figures.items())]
             for name, figures in found.items()
         ]
+        text = escaped(self.prompt[-300:])
         return card(
-            f'<div style="color:{MUTED};white-space:pre-wrap">{_text(self.prompt[-300:])} …</div>',
+            f'<div style="color:{MUTED};white-space:pre-wrap">{text} …</div>',
             side_by_side(self.runs)._repr_html_(),
             table(head, rows, "l" + "r" * (len(head) - 1)),
             f'<div style="font-size:11px;color:{MUTED}">marked: the first token that differs from '
@@ -164,36 +209,30 @@ class Comparison(Explorer):
             "before · distinct-n: different n-grams / all n-grams</div>",
         )
 
-    def __repr__(self) -> str:
+    def as_text(self) -> str:
         lines = ["Comparison of " + repr(side_by_side(self.runs))]
         for name, figures in self._measures().items():
             told = ", ".join(f"{k} {_written(k, v)}" for k, v in figures.items())
-            lines.append(f"{name}: {told}")
+            lines.append(f"{printable(name)}: {told}")
         return "\n".join(lines)
 
     def figure(self, ax=None):
         """The same rows with matplotlib; the first token that differs has a frame."""
         from .. import plots
 
-        width, lines = 64, []  # a line: (name, [(column, label, token's number, run)])
+        lines = []  # (name, [(column, label, the token's number)]), the name in its first line
         for name, run in self.runs.items():
-            column, line = 0, []
-            for number, label in enumerate(run.tokens[0], start=1):
-                if column and column + len(label) > width:
-                    lines.append((name, line))
-                    name, column, line = "", 0, []
-                line.append((column, label, number))
-                column += len(label)
-            lines.append((name, line))
+            labels = [plots.drawable(label, 24, family="monospace") for label in run.tokens[0]]
+            lines += _folded(name, labels)
         differs = {name: row["differs from"] for name, row in self._measures().items()}
-        ax = plots._axes(ax, width=11, height=0.5 + 0.34 * len(lines))
-        inches = ax.get_position().width * ax.figure.get_figwidth() / (width + 16)
+        ax = plots.new_axes(ax, width=11, height=0.5 + 0.34 * len(lines))
+        inches = ax.get_position().width * ax.figure.get_figwidth() / (_WIDTH + 16)
         size = min(72 * inches / 0.61, 13)  # a letter of the type is 0.6 of its size wide
         here = None
         for y, (name, line) in enumerate(lines):
             here = name or here
             style = {"va": "center", "parse_math": False}
-            ax.text(-1, y, plots._short(name, 18), ha="right", color=plots.MUTED, **style)
+            ax.text(-1, y, plots.drawable(name, 18), ha="right", color=plots.MUTED, **style)
             for column, label, number in line:
                 same = differs[here] is not None and number < differs[here]
                 frame = {"facecolor": "#fde3b0", "edgecolor": plots.ORANGE, "pad": 1.5}
@@ -207,10 +246,52 @@ class Comparison(Explorer):
                     bbox=frame if number == differs[here] else None,
                     **style,
                 )
-        ax.set_xlim(-14, width + 2)
+        ax.set_xlim(-14, _WIDTH + 2)
         ax.set_ylim(len(lines) - 0.4, -0.6)
         ax.axis("off")
         return ax
+
+
+def _folded(name: str, labels: list[str]) -> list[tuple[str, list[tuple[int, str, int]]]]:
+    """A continuation in lines that fit: (name, in the first of them; the tokens, each with the
+    column where it begins, and its number). A very long one says how much is left out."""
+    lines, line, column = [], [], 0
+    for number, label in enumerate(labels, start=1):
+        if column and column + len(label) > _WIDTH:
+            lines.append(line)
+            line, column = [], 0
+        line.append((column, label, number))
+        column += len(label)
+    lines.append(line)
+    if len(lines) > _LINES:
+        left_out = sum(map(len, lines[_LINES - 1 :]))
+        lines[_LINES - 1 :] = [[(0, f"… {left_out:,} more tokens", 0)]]
+    return [("" if n else name, line) for n, line in enumerate(lines)]
+
+
+def _in_words(strategies: dict[str, dict]) -> dict[str, str]:
+    """Strategies as they stand in the boxes. Raises TypeError or ValueError for what cannot."""
+    if not isinstance(strategies, dict):
+        kind = type(strategies).__name__
+        raise TypeError(
+            f"strategies must be a dict, from names to dicts of settings, not {kind}: "
+            f"{arguments.shown(strategies)}"
+        )
+    if not 2 <= len(strategies) <= _MOST:
+        raise ValueError(f"strategies has {len(strategies)} entries: pass two to {_MOST}")
+    wanted = {}
+    for name, settings in strategies.items():
+        if not arguments.text("a name in strategies", name).strip():
+            raise ValueError(f"strategies has the name {name!r}: write something that can be seen")
+        if not isinstance(settings, dict) or not all(isinstance(k, str) for k in settings):
+            raise TypeError(
+                f"strategies[{name!r}]={arguments.shown(settings)}: it must be a dict of the "
+                "arguments of lv.generate, such as {'do_sample': True, 'top_p': 0.9}"
+            )
+        wanted[name] = written({k: arguments.plain(v) for k, v in settings.items()})
+        with _naming(name):
+            parse_arguments(wanted[name])
+    return wanted
 
 
 class _Stopped(Exception):
@@ -238,14 +319,14 @@ def parse_arguments(text: str) -> dict:
         call = ast.parse(f"f({text})", mode="eval").body
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
             raise mistake
-        arguments = {k.arg: ast.literal_eval(k.value) for k in call.keywords}
+        given = {k.arg: ast.literal_eval(k.value) for k in call.keywords}
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
         raise mistake from error
-    if None in arguments or len(arguments) < len(call.keywords):
+    if None in given or len(given) < len(call.keywords):
         raise mistake
-    if arguments.get("num_return_sequences", 1) != 1:
+    if given.get("num_return_sequences", 1) != 1:
         raise ValueError("num_return_sequences: a strategy is shown by its first sequence only")
-    return arguments
+    return given
 
 
 def measures(run: Trace, first: Trace) -> dict[str, int | float | None]:
@@ -282,4 +363,4 @@ def _written(name: str, value: int | float | None) -> str:
         return f"token {value}"
     if isinstance(value, int):
         return str(value)
-    return f"{value:.2f}" if name in ("log-probability", "per token") else f"{value:.1%}"
+    return fixed(value) if name in ("log-probability", "per token") else f"{value:.1%}"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Callable
+from decimal import Decimal
 
 import ipywidgets
 
-from .. import processors
+from .. import arguments, processors
 
 # Lowest, highest, step, and what it does. A value from outside, given at the start, widens it.
 _SLIDERS: dict[str, tuple] = {
@@ -27,15 +30,17 @@ PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty")
 class Settings:
     """A slider for each of `columns` (lists of names), and the `given` settings as a start.
 
-    Settings without a slider stay as given. Raises TypeError for a name that is no setting,
-    ValueError for a value out of bounds.
+    Settings without a slider stay as given. Raises TypeError for an unknown name, ValueError for a
+    value out of bounds.
     """
 
     def __init__(self, columns: list[tuple[str, ...]], given: dict, vocab_size: int):
-        processors.check(vocab_size=vocab_size, **given)
+        given = plain_settings(given, vocab_size)
         names = [name for column in columns for name in column]
         self.sliders = {name: _slider(name, given.get(name)) for name in names}
         self._fixed = {name: value for name, value in given.items() if name not in names}
+        self._known = given
+        self._known = self.on
         self._changed: Callable = lambda _: None
         self._resetting = False
         reset = ipywidgets.Button(description="All off", tooltip="Move every slider to off")
@@ -45,19 +50,14 @@ class Settings:
         self.box = ipywidgets.HBox(
             [ipywidgets.VBox(side) for side in sides], layout={"flex_flow": "row wrap"}
         )
-        self._known = self.on
         for slider in self.sliders.values():
             slider.observe(self._on_slider, "value")
 
     @property
     def on(self) -> dict:
         """The settings that are switched on, by name, in the order in which they work."""
-        # A slider's 0.1 + 0.2 is meant as 0.3.
-        slid = {
-            name: round(s.value, 6) if isinstance(s.value, float) else s.value
-            for name, s in self.sliders.items()
-        }
-        given = {**self._fixed, **slid}
+        moved = {name: slid(s, self._known.get(name)) for name, s in self.sliders.items()}
+        given = {**self._fixed, **moved}
         return {
             name: given[name]
             for name, off in processors.DEFAULTS.items()
@@ -65,21 +65,52 @@ class Settings:
         }
 
     def observe(self, callback: Callable) -> None:
-        """`callback(change)` follows every change; a reset is one change."""
+        """`callback(change)` follows every change; that of several sliders at once is one."""
         self._changed = callback
 
     def reset(self) -> None:
+        self.put({})
+
+    def put(self, on: dict) -> None:
+        """Move every slider to what stands in `on`, or else to off."""
         self._resetting = True
-        for name, slider in self.sliders.items():
-            slider.value = processors.DEFAULTS[name]
-        self._resetting = False
+        try:
+            for name, slider in self.sliders.items():
+                slider.value = on.get(name, processors.DEFAULTS[name])
+        finally:
+            self._resetting = False
         self._on_slider(None)
 
     def _on_slider(self, change) -> None:
-        # The browser answers a value of 1.0 with 1.0000000000000002: no change.
-        if not self._resetting and self.on != self._known:
-            self._known = self.on
+        if not self._resetting and (on := self.on) != self._known:
+            self._known = on
             self._changed(change)
+
+
+def plain_settings(given: dict, vocab_size: int) -> dict:
+    """The settings of `processors.DEFAULTS`, checked, with numpy's and torch's scalars as Python's.
+
+    Raises TypeError for an unknown name, ValueError for a value out of bounds.
+    """
+    given = {name: arguments.plain(value) for name, value in given.items()}
+    processors.check(vocab_size=vocab_size, **given)
+    return given
+
+
+def slid(slider: ipywidgets.Widget, known: float | None):
+    """What the slider says, as it was meant.
+
+    The browser answers a value of 1.0 with 1.0000000000000002, and steps of 0.1 add up to
+    0.30000000000000004. So what is as good as `known`, the value before, is that; what is as good
+    as a number of whole steps is those; and anything else stays as it is, to the last digit.
+    """
+    value = slider.value
+    if not isinstance(value, float):
+        return value
+    if known is not None and math.isclose(value, known, rel_tol=1e-12, abs_tol=1e-12):
+        return known
+    steps = round(round(value / slider.step) * slider.step, 10)
+    return steps if math.isclose(value, steps, rel_tol=1e-12, abs_tol=1e-12) else value
 
 
 def _slider(name: str, value) -> ipywidgets.Widget:
@@ -99,12 +130,36 @@ def _slider(name: str, value) -> ipywidgets.Widget:
     )
 
 
+class Name(str):
+    """A name as it stands in code."""
+
+    __repr__ = str.__str__
+
+
 def written(settings: dict) -> str:
-    """Settings as keyword arguments."""
-    return ", ".join(
-        f"{name}={getattr(value, '__name__', None) or repr(value)}"
-        for name, value in settings.items()
-    )
+    """Settings as keyword arguments, functions by their names."""
+    return ", ".join(f"{name}={_in_code(value)!r}" for name, value in settings.items())
+
+
+def _in_code(value):
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_in_code, value))
+    return Name(value.__name__) if hasattr(value, "__name__") else value
+
+
+def inputs_line(model, tokenizer, text: str, add_special_tokens: bool) -> str:
+    """The line that makes `inputs` for `model.generate(**inputs, …)`."""
+    more = "" if add_special_tokens else ", add_special_tokens=False"
+    accepts = inspect.signature(model.forward).parameters
+    if "token_type_ids" in tokenizer(text) and "token_type_ids" not in accepts:
+        more += ", return_token_type_ids=False"
+    there = "" if model.device.type == "meta" else ".to(model.device)"  # meta: it is offloaded
+    return f'inputs = tokenizer({text!r}{more}, return_tensors="pt"){there}'
+
+
+def as_percent(value: float) -> str:
+    """A share that was given, in percent, to its last digit."""
+    return f"{(100 * Decimal(repr(value))).normalize():f}%"
 
 
 def text_box(

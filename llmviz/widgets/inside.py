@@ -1,21 +1,23 @@
-"""Inside a model: pick a layer, a head and a token, and see what is looked at and foretold."""
+"""Inside a model: pick a layer, a head and a token, and see what it looks at and predicts."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 
 import ipywidgets
 import torch
 from torch import Tensor
 
-from ..html import _text, attention_strip
+from .. import arguments
+from ..colours import BLUE, FAINT, MUTED
+from ..html import attention_strip, escaped, quoted
 from ..internals import attentions, logit_lens
 from ..tables import Table
 from ..tokens import clipped
-from .base import BLUE, FAINT, MUTED, Explorer, bar, card, result_of, table, token
+from .base import Explorer, bar, card, of_state, result_of, table, token, tokens_of
 from .controls import text_box
 
 _TOP = 5  # predictions of the lens to list
@@ -34,12 +36,29 @@ class _Reading:
     tiles: Tensor  # (layers, heads, height, width, 3): the maps in small, as bytes
 
 
-def _read(model, tokenizer, text: str) -> Generator[tuple[int, int], None, _Reading]:
+def _read(
+    model, tokenizer, text: str, add_special_tokens: bool
+) -> Generator[tuple[int, int], None, _Reading]:
     yield 0, 2
-    weights, labels = attentions(model, tokenizer, text)
+    more = {} if add_special_tokens else {"add_special_tokens": False}
+    weights, labels = attentions(model, tokenizer, text, **more)
     yield 1, 2
-    lens = logit_lens(model, tokenizer, text, top_k=_TOP)
+    lens = logit_lens(model, tokenizer, text, top_k=_TOP, **more)
+    for what, values in (("attention weights", weights), ("probabilities", lens["probability"])):
+        if not torch.as_tensor(values).isfinite().all():
+            raise ValueError(
+                f"model gives {what} that are no numbers (NaN): check its weights and dtype "
+                "(float16 overflows)"
+            )
     return _Reading(text, labels, weights, lens, _tiles(weights))
+
+
+@dataclass(frozen=True)
+class _View:
+    """A text, and the layer, head and token that are looked at."""
+
+    reading: _Reading
+    chosen: tuple[int, int, int]
 
 
 class Inside(Explorer):
@@ -49,29 +68,45 @@ class Inside(Explorer):
         tokens are still legible.
     layer, head: counted from 0, as in `llmviz.attentions`. token: the number of the one that
         looks, −1 the last.
+    add_special_tokens: whether the tokenizer may put a bos token in front; False for a text that
+        a chat template wrote.
     Raises TypeError or ValueError for an argument out of bounds, or a model without attention.
     """
 
+    reading, chosen = of_state("reading"), of_state("chosen")  # chosen: layer, head and token
+
     def __init__(
-        self, model, tokenizer, text: str, *, layer: int = 0, head: int = 0, token: int = -1
+        self,
+        model,
+        tokenizer,
+        text: str,
+        *,
+        layer: int = 0,
+        head: int = 0,
+        token: int = -1,
+        add_special_tokens: bool = True,
     ):
         self.model, self.tokenizer = model, tokenizer
-        self.reading = result_of(_read(model, tokenizer, text))
-        layers, heads, tokens, _ = self.reading.weights.shape
-        for name, value, low, high in (
-            ("layer", layer, 0, layers - 1),
-            ("head", head, 0, heads - 1),
-            ("token", token, -tokens, tokens - 1),
-        ):
-            if not isinstance(value, int) or not low <= value <= high:
-                raise ValueError(f"{name}={value!r}: it must be a whole number up to {high}")
+        self._add_special_tokens = arguments.flag("add_special_tokens", add_special_tokens)
+        tokens = self._tokens(text)
+        token = arguments.whole("token", token, low=-tokens, high=tokens - 1) % tokens
+        config = model.config.get_text_config()
+        layers, heads = (
+            getattr(config, name, None) for name in ("num_hidden_layers", "num_attention_heads")
+        )
+        layer, head = _number("layer", layer, layers), _number("head", head, heads)
+        reading = result_of(_read(model, tokenizer, text, self._add_special_tokens))
+        # A hybrid model's layers without attention do not count: now it is known how many do.
+        layers, heads = reading.weights.shape[:2]
+        layer, head = _number("layer", layer, layers), _number("head", head, heads)
+        self._state = _View(reading, (layer, head, token))
         self.text_box = text_box("text", text, "What the model reads; Enter takes it over")
         self.layer_slider = _slider("layer", layer, layers, "From the first to the last")
         self.head_slider = _slider("head", head, heads, "Of the chosen layer")
-        self.token_slider = _slider("token", token % tokens, tokens, "The one that looks back")
-        self.text_box.observe(self._on_text, "value")
+        self.token_slider = _slider("token", token, tokens, "The one that looks back")
+        self.text_box.observe(self.reacts(self._on_text), "value")
         for slider in self._sliders:
-            slider.observe(self.reacts(lambda: None), "value")
+            slider.observe(self.reacts(self._on_slider), "value")
         super().__init__(
             self.text_box, ipywidgets.HBox(self._sliders, layout={"flex_flow": "row wrap"})
         )
@@ -80,20 +115,32 @@ class Inside(Explorer):
     def _sliders(self) -> list[ipywidgets.IntSlider]:
         return [self.layer_slider, self.head_slider, self.token_slider]
 
-    @property
-    def chosen(self) -> tuple[int, int, int]:
-        """Layer, head and token."""
-        return tuple(slider.value for slider in self._sliders)
+    def _tokens(self, text: str) -> int:
+        """How many tokens the text has. Raises TypeError or ValueError for one that will not do."""
+        more = {"add_special_tokens": self._add_special_tokens, "name": "text"}
+        return tokens_of(self.model, self.tokenizer, text, None, **more).shape[1]
 
-    def _on_text(self, change) -> None:
+    def settle(self) -> None:
+        self.text_box.value = self.reading.text
+        self.token_slider.max = len(self.reading.labels) - 1
+        for slider, value in zip(self._sliders, self.chosen, strict=True):
+            slider.value = value
+
+    def _on_slider(self) -> None:
+        self._state = replace(self.state, chosen=tuple(s.value for s in self._sliders))
+
+    def _on_text(self) -> None:
         def then(reading: _Reading) -> None:
-            self.reading = reading
-            with self.token_slider.hold_trait_notifications():
-                self.token_slider.max = len(reading.labels) - 1
-                self.token_slider.value = len(reading.labels) - 1
+            last = len(reading.labels) - 1
+            layer, head, _ = self.chosen
+            self._state = _View(reading, (layer, head, last))
+            with self._quietly(), self.token_slider.hold_trait_notifications():
+                self.token_slider.max = self.token_slider.value = last
 
-        steps = _read(self.model, self.tokenizer, self.text_box.value)
-        self.work("Reading the text", steps, then, by=change.owner)
+        text = self.text_box.value
+        self._tokens(text)
+        steps = _read(self.model, self.tokenizer, text, self._add_special_tokens)
+        self.work("Reading the text", steps, then, by=self.text_box)
 
     # Its views
 
@@ -105,7 +152,7 @@ class Inside(Explorer):
         return [(i, weights[i].item()) for i in order.tolist()]
 
     def predictions(self) -> Table:
-        """What the lens says after the chosen token, behind the chosen layer."""
+        """What the lens says after the chosen token and the chosen layer."""
         layer, _, query = self.chosen
         lens = self.reading.lens
         # Layer 0 of the lens is the embedding, so what layer n of the attention makes is n + 1.
@@ -114,7 +161,7 @@ class Inside(Explorer):
     def picture(self) -> str:
         layer, head, query = self.chosen
         weights, labels = self.reading.weights, self.reading.labels
-        name = _text(labels[query])
+        name = escaped(labels[query])
         heading = f'<div style="margin:8px 0 2px;color:{MUTED};font-size:12px">'
         overview = _image(
             _overview(self.reading.tiles, layer, head),
@@ -162,7 +209,7 @@ class Inside(Explorer):
             )
         return table(["behind layer", "next", "", ""], rows, "rllr")
 
-    def __repr__(self) -> str:
+    def as_text(self) -> str:
         layer, head, query = self.chosen
         labels = self.reading.labels
         seen = ", ".join(f"{i} {labels[i]} {weight:.3f}" for i, weight in self.looked_at())
@@ -184,6 +231,12 @@ class Inside(Explorer):
         return plots.plot_attention_overview(
             reading.weights, reading.labels, layer=layer, head=head, ax=ax
         )
+
+
+def _number(name: str, value, count) -> int:
+    """A number from 0 to below `count`, where that is known."""
+    high = count - 1 if arguments.is_whole(count) else None
+    return arguments.whole(name, value, low=0, high=high)
 
 
 def _slider(name: str, value: int, count: int, tooltip: str) -> ipywidgets.IntSlider:
@@ -256,6 +309,6 @@ def _image(picture: Tensor, alt: str, width: int) -> str:
     Image.fromarray(picture.numpy()).save(png, format="png", compress_level=1)
     data = base64.b64encode(png.getvalue()).decode()
     return (
-        f'<img src="data:image/png;base64,{data}" alt="{_text(alt)}" '
+        f'<img src="data:image/png;base64,{data}" alt="{quoted(alt)}" '
         f'style="width:{width}px;max-width:100%;height:auto;image-rendering:pixelated">'
     )

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
+from functools import partial
 from os.path import commonprefix
 
-import torch
 from torch import LongTensor, Tensor
 
-from .. import processors
+from .. import arguments, processors
+from ..colours import MUTED
 from ..decoding.prefix import eos_token_ids
-from ..html import _text
-from .base import MUTED, Explorer, read
+from ..html import escaped
+from ..models import check_model
+from .base import Explorer, of_state, read
 from .controls import Settings, text_box
 
 
 @dataclass(frozen=True)
 class Position:
-    """A prompt, what was generated behind it, and the next token's logits."""
+    """A prompt, what was generated after it, and the next token's logits."""
 
     prompt: str
     continuation: str
@@ -32,19 +34,23 @@ class Position:
         prompt, continuation = self.prompt[-300:], self.continuation[-300:]
         cut = "…" if len(self.prompt) > 300 else ""
         return (
-            f'<div><span style="color:{MUTED};white-space:pre-wrap">{cut}{_text(prompt)}</span>'
+            f'<div><span style="color:{MUTED};white-space:pre-wrap">{cut}{escaped(prompt)}</span>'
             f'<span style="white-space:pre-wrap;border-bottom:1px solid {MUTED}">'
-            f'{_text(continuation)}</span> <span style="color:{MUTED}">…</span></div>'
+            f'{escaped(continuation)}</span> <span style="color:{MUTED}">…</span></div>'
         )
 
     def __str__(self) -> str:
         return f"{self.prompt!r}" + (f" + {self.continuation!r}" if self.continuation else "")
 
 
-def read_position(model, tokenizer, prompt: str, continuation: str = "") -> Position:
+def read_position(
+    model, tokenizer, prompt: str, continuation: str = "", *, add_special_tokens: bool = True
+) -> Position:
     """One pass over both. Raises TypeError or ValueError for a text that is empty or too long."""
-    input_ids, logits = read(model, tokenizer, prompt + continuation)
-    alone = tokenizer(prompt)["input_ids"] if prompt else []
+    arguments.text("prompt", prompt)
+    text = prompt + arguments.text("continuation", continuation)
+    input_ids, logits = read(model, tokenizer, text, add_special_tokens=add_special_tokens)
+    alone = tokenizer(prompt, add_special_tokens=add_special_tokens)["input_ids"]
     same = len(commonprefix([alone, input_ids[0].tolist()]))
     return Position(prompt, continuation, input_ids, same, logits)
 
@@ -52,22 +58,36 @@ def read_position(model, tokenizer, prompt: str, continuation: str = "") -> Posi
 class PositionExplorer(Explorer):
     """Has a prompt, a continuation and sliders; a subclass says what follows from them.
 
-    `restart()` is called after every change of these; it reads `position` and `settings.on`.
+    `begin(position, on)` returns the state that a position and the settings make; it has these two
+    as attributes. It is called after every change of one of them.
     """
 
-    def __init__(self, model, tokenizer, prompt: str, continuation: str, columns, settings: dict):
+    position = of_state("position")
+
+    def __init__(
+        self,
+        model,
+        tokenizer,
+        prompt: str,
+        continuation: str,
+        columns,
+        settings: dict,
+        add_special_tokens: bool,
+    ):
         # First of all, since it raises for a model, a prompt or a setting that will not do.
-        self.settings = Settings(columns, settings, model.config.get_text_config().vocab_size)
+        check_model(model)
+        self._vocab_size = model.config.get_text_config().vocab_size
+        self.settings = Settings(columns, settings, self._vocab_size)
         self.model, self.tokenizer = model, tokenizer
-        self.position = read_position(model, tokenizer, prompt, continuation)
+        self._add_special_tokens = arguments.flag("add_special_tokens", add_special_tokens)
+        self._state = self.begin(self._read(prompt, continuation), self.settings.on)
         self.prompt_box = text_box("prompt", prompt, "What the model reads; Enter takes it over")
         self.continuation_box = text_box(
-            "continuation", continuation, "Text behind the prompt that counts as generated"
+            "continuation", continuation, "Text after the prompt that counts as generated"
         )
         for box in (self.prompt_box, self.continuation_box):
-            box.observe(self._on_text, "value")
-        self.settings.observe(self.reacts(self._on_settings))
-        self.restart()
+            box.observe(self.reacts(partial(self._on_text, box)), "value")
+        self.settings.observe(self.reacts(self.restart))
 
     def start(self, *controls, **below) -> None:
         """Put the explorer together, with these controls under the sliders."""
@@ -75,43 +95,45 @@ class PositionExplorer(Explorer):
             self.prompt_box, self.continuation_box, self.settings.box, *controls, **below
         )
 
-    def restart(self) -> None:
+    def begin(self, position: Position, on: dict):
         raise NotImplementedError
 
-    @property
-    def arguments(self) -> dict:
+    def restart(self) -> None:
+        self._state = self.begin(self.position, self.settings.on)
+
+    def settle(self) -> None:
+        at = self.state.position
+        self.prompt_box.value, self.continuation_box.value = at.prompt, at.continuation
+        self.settings.put(self.state.on)
+
+    def arguments(self, position: Position, on: dict) -> dict:
         """What `processors.process` needs besides the scores."""
         return {
-            "input_ids": self.position.input_ids,
-            "prompt_length": self.position.prompt_length,
+            "input_ids": position.input_ids,
+            "prompt_length": position.prompt_length,
             "eos_token_ids": eos_token_ids(self.model),
-            **self.settings.on,
+            **on,
         }
 
-    def process(self) -> Tensor:
-        return processors.process(self.position.logits, **self.arguments)
+    def process(self, position: Position, on: dict) -> Tensor:
+        return processors.process(position.logits, **self.arguments(position, on))
 
-    def _on_settings(self) -> None:
-        # A second thread gains nothing on one row of scores, and takes its core from the browser.
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            self.restart()
-        finally:
-            torch.set_num_threads(threads)
+    def _read(self, prompt: str, continuation: str) -> Position:
+        return read_position(
+            self.model,
+            self.tokenizer,
+            prompt,
+            continuation,
+            add_special_tokens=self._add_special_tokens,
+        )
 
-    def _on_text(self, change) -> None:
+    def _on_text(self, box) -> None:
         def steps(prompt: str, continuation: str) -> Generator:
             yield 0, 1
-            return read_position(self.model, self.tokenizer, prompt, continuation)
+            return self._read(prompt, continuation)
 
         def then(position: Position) -> None:
-            before, self.position = self.position, position
-            try:
-                self.restart()
-            except (ValueError, TypeError):
-                self.position = before
-                raise
+            self._state = self.begin(position, self.settings.on)
 
         texts = self.prompt_box.value, self.continuation_box.value
-        self.work("Reading the text", steps(*texts), then, by=change.owner)
+        self.work("Reading the text", steps(*texts), then, by=box)

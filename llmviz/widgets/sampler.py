@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import ipywidgets
 import torch
+from torch import LongTensor, Tensor
 
-from .. import processors
+from .. import arguments
+from ..colours import BLUE, FAINT, MUTED, ORANGE
+from ..decoding.brought import off
 from ..decoding.search import draw, seeded
-from ..html import _text
+from ..formats import fixed
+from ..html import escaped
+from ..models import context_size
+from ..recorder import Recorder
 from ..tokens import clipped, token_labels
-from ..trace import Recorder, Step, Trace
-from .base import BLUE, FAINT, MUTED, ORANGE, bar, card, percent, table, token
-from .controls import PENALTIES, SAMPLING, written
-from .position import PositionExplorer
+from ..trace import Step, Trace
+from .base import bar, card, of_state, percent, table, token
+from .controls import PENALTIES, SAMPLING, Name, inputs_line, written
+from .position import Position, PositionExplorer
 
 _ROWS = 15  # the likeliest tokens before the processors; …
 _RISEN = 5  # … and at most so many that the processors lifted among the likeliest
@@ -23,25 +29,57 @@ _DRAWS = 1000
 _MOST = 2**53 - 1  # whole numbers in a browser
 
 
+@dataclass(frozen=True, eq=False)
+class _Bench:
+    """What the settings make of a position, and what was drawn so far."""
+
+    position: Position
+    on: dict  # the settings that are switched on
+    scores: Tensor  # (1, vocabulary), after the processors
+    seed: int
+    random: Tensor  # the state of the generator after these draws
+    draws: list[int]
+    counts: LongTensor | None  # how often each token came in the many draws
+    step: Step  # the rows to show and the exact figures, over the whole vocabulary
+    labels: dict[int, str]
+    entropy_after: float
+
+
 class SamplerBench(PositionExplorer):
     """The next token's probabilities before and after the processors, with a slider for each.
 
-    prompt: what the model reads, once. continuation: text behind it that counts as generated;
+    prompt: what the model reads, once. continuation: text after it that counts as generated;
         the presence and frequency penalties look at nothing else.
     seed: of the draws. The first draw is that of `lv.generate(…, do_sample=True, seed=seed)`.
+    add_special_tokens: whether the tokenizer may put a bos token in front; False for a prompt that
+        a chat template wrote.
     settings: those of `processors.DEFAULTS` to begin with; one that has no slider stays.
     Raises TypeError or ValueError for an argument out of bounds.
     """
 
+    scores, draws, counts = of_state("scores"), of_state("draws"), of_state("counts")
+    step, entropy_after = of_state("step"), of_state("entropy_after")
+
     def __init__(
-        self, model, tokenizer, prompt: str, *, continuation: str = "", seed: int = 0, **settings
+        self,
+        model,
+        tokenizer,
+        prompt: str,
+        *,
+        continuation: str = "",
+        seed: int = 0,
+        add_special_tokens: bool = True,
+        **settings,
     ):
-        if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= _MOST:
-            raise ValueError(f"seed={seed!r}: it must be a whole number from 0 to 2**53 − 1")
+        seed = arguments.whole("seed", seed, low=0, high=_MOST)
         self.seed_box = ipywidgets.BoundedIntText(
             value=seed, min=0, max=_MOST, description="seed", tooltip="Seed of the draws",
             style={"description_width": "150px"}, layout={"width": "300px"},
         )  # fmt: skip
+        columns = [SAMPLING, PENALTIES]
+        super().__init__(
+            model, tokenizer, prompt, continuation, columns, settings, add_special_tokens
+        )
         self.draw_button = ipywidgets.Button(
             description="Draw", tooltip="Draw a token; each click draws another one"
         )
@@ -53,8 +91,6 @@ class SamplerBench(PositionExplorer):
             rows=5, style={"description_width": "150px"},
             layout={"width": "800px", "max_width": "98%"},
         )  # fmt: skip
-        columns = [SAMPLING, PENALTIES]
-        super().__init__(model, tokenizer, prompt, continuation, columns, settings)
         self.seed_box.observe(self.reacts(self.restart), "value")
         self.draw_button.on_click(self.reacts(self._draw))
         self.draw_many_button.on_click(self.reacts(self._draw_many))
@@ -65,53 +101,70 @@ class SamplerBench(PositionExplorer):
 
     # The state
 
-    def restart(self) -> None:
+    def begin(self, position: Position, on: dict) -> _Bench:
         """The scores after the processors; the draws begin anew."""
-        self.scores = self.process()
-        self._generator = seeded(self.seed_box.value)
-        self.draws: list[int] = []
-        self.counts = None
-        self._record()
+        scores, seed = self.process(position, on), self.seed_box.value
+        step, labels = self._record(position, scores, [])
+        p = scores[0].softmax(-1)
+        entropy = max(-(p * p.log2()).nansum().item(), 0.0)
+        random = seeded(seed).get_state()
+        return _Bench(position, on, scores, seed, random, [], None, step, labels, entropy)
+
+    def settle(self) -> None:
+        super().settle()
+        self.seed_box.value = self.state.seed
+
+    def redraw(self) -> None:
+        super().redraw()
+        self.call_box.value = self.call
 
     def _draw(self) -> None:
-        self.draws.append(draw(self.scores.softmax(-1), self._generator).item())
-        self._record()
+        before, generator = self.state, torch.Generator()
+        generator.set_state(before.random)
+        drawn = draw(before.scores.softmax(-1), generator).item()
+        draws = [*before.draws, drawn]
+        step, labels = self._record(before.position, before.scores, draws)
+        random = generator.get_state()
+        self._state = replace(before, draws=draws, random=random, step=step, labels=labels)
 
     def _draw_many(self) -> None:
+        before = self.state
         drawn = torch.multinomial(
-            self.scores[0].softmax(-1),
+            before.scores[0].softmax(-1),
             _DRAWS,
             replacement=True,
-            generator=seeded(self.seed_box.value),
+            generator=seeded(before.seed),
         )
-        self.counts = drawn.bincount(minlength=self.scores.shape[-1])
+        counts = drawn.bincount(minlength=before.scores.shape[-1])
+        self._state = replace(before, counts=counts)
 
-    def _record(self) -> None:
-        """The rows to show and the exact figures, over the whole vocabulary."""
+    def _record(
+        self, position: Position, scores: Tensor, draws: list[int]
+    ) -> tuple[Step, dict[int, str]]:
+        """The rows to show, with the token that was drawn last as the chosen one, and labels."""
         recorder = Recorder(_ROWS)
-        chosen = self.scores.argmax(-1) if not self.draws else torch.tensor(self.draws[-1:])
-        recorder.record(self.position.logits, self.scores, chosen)
+        chosen = torch.tensor(draws[-1:]) if draws else scores.argmax(-1)
+        recorder.record(position.logits, scores, chosen)
         step = recorder.steps([1])[0][0]
-        drawn = self.draws[-1] if self.draws else -1
+        drawn = draws[-1] if draws else -1
         risen = sorted((c for c in step.candidates if c.rank > _ROWS), key=lambda c: -c.score)
         kept_out = {c.token_id for c in risen[_RISEN:]} - {drawn}
         shown = [c for c in step.candidates if c.token_id not in kept_out]
-        self.step: Step = replace(step, candidates=shown, token_id=drawn)
-        ids = [c.token_id for c in shown] + self.draws
-        self._labels = dict(zip(ids, token_labels(self.tokenizer, ids), strict=True))
-        p = self.scores[0].softmax(-1)
-        self.entropy_after = max(-(p * p.log2()).nansum().item(), 0.0)
-        self.call_box.value = self.call
+        ids = [c.token_id for c in shown] + draws
+        labels = dict(zip(ids, token_labels(self.tokenizer, ids), strict=True))
+        return replace(step, candidates=shown, token_id=drawn), labels
 
     @property
     def call(self) -> str:
         """The call that samples with these settings."""
+        at = self.state
         return sampling_call(
             self.model,
-            self.position.prompt,
-            self.position.continuation,
-            self.seed_box.value,
-            self.settings.on,
+            self.tokenizer,
+            at.position,
+            at.seed,
+            at.on,
+            add_special_tokens=self._add_special_tokens,
         )
 
     # Its views
@@ -121,7 +174,7 @@ class SamplerBench(PositionExplorer):
         it was cut), count of the draws (None before them), chosen."""
         rows = [
             {
-                "label": self._labels[c.token_id],
+                "label": self.state.labels[c.token_id],
                 "before": math.exp(c.log_prob),
                 "after": None if c.score == -math.inf else c.processed_probability,
                 "count": None if self.counts is None else self.counts[c.token_id].item(),
@@ -145,12 +198,12 @@ class SamplerBench(PositionExplorer):
         return [
             ("kept", f"{s.kept:,} of {self.scores.shape[-1]:,} tokens"),
             ("mass", f"{s.mass:.1%}"),
-            ("entropy", f"{s.entropy:.2f} → {self.entropy_after:.2f} bits"),
+            ("entropy", f"{fixed(s.entropy)} → {fixed(self.entropy_after)} bits"),
         ]
 
     def _notes(self) -> list[str]:
         notes = []
-        idle = [n for n in PENALTIES[1:] if n in self.settings.on]
+        idle = [n for n in PENALTIES[1:] if n in self.state.on]
         if idle and not self.position.continuation:
             verb = "looks" if len(idle) == 1 else "look"
             notes.append(
@@ -158,10 +211,10 @@ class SamplerBench(PositionExplorer):
                 "type a continuation."
             )
         if self.draws:
-            labels = [self._labels[i] for i in self.draws]
+            labels = [self.state.labels[i] for i in self.draws]
             earlier = f"{len(labels) - 12} more, " if len(labels) > 12 else ""
             notes.append(
-                f"drawn with seed {self.seed_box.value}: {earlier}"
+                f"drawn with seed {self.state.seed}: {earlier}"
                 + "".join(f"{label} " for label in labels[-12:-1])
                 + f"▸ {labels[-1]}"
             )
@@ -169,7 +222,7 @@ class SamplerBench(PositionExplorer):
             rows = [r for r in self.rows() if r["after"] is not None]
             near = sum(_deviation(r) <= 2 for r in rows)
             notes.append(
-                f"{_DRAWS:,} draws with seed {self.seed_box.value}: {near} of {len(rows)} counts "
+                f"{_DRAWS:,} draws with seed {self.state.seed}: {near} of {len(rows)} counts "
                 "lie within 2 standard deviations of what is expected"
             )
         return notes
@@ -187,19 +240,19 @@ class SamplerBench(PositionExplorer):
             f'<div style="margin:4px 0">{figures}</div>',
             table(*_cells(rows, scale, self.counts is not None)),
             _legend(scale),
-            *(f'<div style="margin-top:4px">{_text(note)}</div>' for note in self._notes()),
+            *(f'<div style="margin-top:4px">{escaped(note)}</div>' for note in self._notes()),
         )
 
     def still(self) -> str:
         call = (
             f'<pre style="font-family:monospace;font-size:12px;color:{MUTED};'
             'background:#ffffff;margin:0;white-space:pre-wrap">'
-            f"{_text(self.call)}</pre>"
+            f"{escaped(self.call)}</pre>"
         )
         return self.picture() + card(call)
 
-    def __repr__(self) -> str:
-        settings = written(self.settings.on) or "everything off"
+    def as_text(self) -> str:
+        settings = written(self.state.on) or "everything off"
         lines = [f"SamplerBench of {self.position}: {settings}"]
         lines.append(", ".join(f"{name} {value}" for name, value in self._figures()))
         for row in self.rows():
@@ -215,7 +268,7 @@ class SamplerBench(PositionExplorer):
 
         at = self.position
         steps = [[self.step]]
-        run = Trace([at.prompt], [], at.input_ids, at.prompt_length, steps, self._labels)
+        run = Trace([at.prompt], [], at.input_ids, at.prompt_length, steps, self.state.labels)
         ax = plots.plot_sampler(run, top_k=len(self.step.candidates), ax=ax)
         if self.counts is not None:
             shares = [row["count"] / _DRAWS for row in self.rows()]
@@ -224,31 +277,59 @@ class SamplerBench(PositionExplorer):
         return ax
 
 
-def sampling_call(model, prompt: str, continuation: str, seed: int, settings: dict) -> str:
+def sampling_call(
+    model,
+    tokenizer,
+    at: Position,
+    seed: int,
+    settings: dict,
+    *,
+    add_special_tokens: bool = True,
+) -> str:
     """Code that continues the text with these settings, and with what it must switch off."""
+    text, tokens = at.prompt + at.continuation, at.input_ids.shape[1]
+    context = context_size(model)
+    most = 40 if context is None else min(40, context - tokens + 1)
+    generated = tokens - at.prompt_length
+    if "min_new_tokens" in settings:  # the call takes what was generated so far for the prompt
+        settings = settings | {"min_new_tokens": max(settings["min_new_tokens"] - generated, 0)}
     ours = [name for name in PENALTIES[1:] if name in settings]
-    if ours:
-        verb = "is" if len(ours) == 1 else "are"
+    # A model on a GPU draws there, and gets other numbers from the same seed.
+    if not ours and "logits_processor" not in settings and model.device.type == "cpu":
+        settings = {"top_k": 0, **off(model, do_sample=True, **settings), **settings}
         return (
-            f"# {' and '.join(ours)} {verb} not in transformers, and count the tokens that\n"
-            "# are generated: the first one meets none.\n"
-            f"lv.generate(model, tokenizer, {prompt!r},\n"
-            f"            do_sample=True, seed={seed}, {written(settings)})"
+            f"torch.manual_seed({seed})\n"
+            f"{inputs_line(model, tokenizer, text, add_special_tokens)}\n"
+            f"model.generate(**inputs, max_new_tokens={most}, do_sample=True,\n"
+            f"               {written(settings)})"
         )
-    # transformers cuts at top_k=50 unless told otherwise, and a model may bring more of its own.
-    brought = {
-        name: off
-        for name, off in processors.DEFAULTS.items()
-        if off is not None and getattr(model.generation_config, name, None) not in (None, off)
-    }
-    arguments = written({"top_k": 0, **brought, **settings})
-    text = prompt + continuation
+    before, names = "", " and ".join(ours)
+    names += f" {'is' if len(ours) == 1 else 'are'} not in transformers, and count"
+    names += "s" if len(ours) == 1 else ""
+    if ours:
+        before = f"# {names} the tokens that\n# are generated: the first one meets none.\n"
+    if ours and generated:
+        before = f"# {names} what follows the prompt.\n"
+        before += _penalties_code(settings, ours, at.prompt_length)
+        own = settings.get("logits_processor") or []
+        own = [Name("penalties"), *(own if isinstance(own, (list, tuple)) else [own])]
+        settings = {n: v for n, v in settings.items() if n not in ours} | {"logits_processor": own}
+    more = {"max_new_tokens": most} if most < 40 else {}
+    more |= {} if add_special_tokens else {"add_special_tokens": False}
     return (
-        f"torch.manual_seed({seed})\n"
-        f'inputs = tokenizer({text!r}, return_tensors="pt").to(model.device)\n'
-        "model.generate(**inputs, max_new_tokens=40, do_sample=True,\n"
-        f"               {arguments})"
+        f"{before}lv.generate(model, tokenizer, {text!r},\n"
+        f"            {written({'do_sample': True, 'seed': seed, **more, **settings})})"
     )
+
+
+def _penalties_code(settings: dict, names: list[str], prompt_length: int) -> str:
+    """A logits processor that penalises what follows so many tokens, as the reader may write it."""
+    scores = "scores"
+    for name in names:
+        scores = (
+            f"lv.processors.{name}({scores}, {settings[name]!r}, input_ids[:, {prompt_length}:])"
+        )
+    return f"def penalties(input_ids, scores):\n    return {scores}\n\n\n"
 
 
 def _cells(rows: list[dict], scale: float, counted: bool) -> tuple[list[str], list[list], str]:
@@ -260,7 +341,7 @@ def _cells(rows: list[dict], scale: float, counted: bool) -> tuple[list[str], li
     for n, row in enumerate(rows):
         cut = row["after"] is None
         others = n == len(rows) - 1
-        label = _text(row["label"]) if others else token(clipped(row["label"], 24))
+        label = escaped(row["label"]) if others else token(clipped(row["label"], 24))
         bars = bar(row["before"] / scale, FAINT, 300)
         bars += bar((row["after"] or 0.0) / scale, ORANGE if row["chosen"] else BLUE, 300)
         cells = [
@@ -271,8 +352,8 @@ def _cells(rows: list[dict], scale: float, counted: bool) -> tuple[list[str], li
             if row["chosen"]
             else label,
             f'<div style="width:300px">{bars}</div>',
-            f'<span style="color:{MUTED}">{_text(percent(row["before"]))}</span>',
-            "cut" if cut else _text(percent(row["after"])),
+            f'<span style="color:{MUTED}">{escaped(percent(row["before"]))}</span>',
+            "cut" if cut else escaped(percent(row["after"])),
         ]
         if counted:
             expected = _DRAWS * (row["after"] or 0.0)

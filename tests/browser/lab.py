@@ -10,11 +10,12 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
-from playwright.sync_api import Error, Page, sync_playwright
+from playwright.sync_api import Error, Locator, Page, sync_playwright
 
 from llmviz.lab import SETTINGS
 
@@ -43,20 +44,23 @@ class Lab:
         self.url, self.folder, self._context = url, folder, context
         self._made, self._left = 0, []
 
-    def write(self, *sources: str, name: str | None = None) -> str:
-        """A scratch notebook with a code cell for each of `sources`; its name."""
+    def write(self, *sources: str, name: str | None = None, markdown: str = "") -> str:
+        """A scratch notebook with a code cell for each of `sources`, after one of `markdown`; its
+        name."""
         self._made += 1
         name = name or f"scratch-{self._made}.ipynb"
-        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(s) for s in sources])
+        cells = [nbformat.v4.new_markdown_cell(markdown)] if markdown else []
+        cells += [nbformat.v4.new_code_cell(source) for source in sources]
+        notebook = nbformat.v4.new_notebook(cells=cells)
         notebook.metadata["kernelspec"] = {
             "display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3",
         }  # fmt: skip
         nbformat.write(notebook, self.folder / name)
         return name
 
-    def executed(self, *sources: str) -> str:
+    def executed(self, *sources: str, markdown: str = "") -> str:
         """The same, run and saved as the lessons are; nobody has trusted it."""
-        name = self.write(*sources)
+        name = self.write(*sources, markdown=markdown)
         command = [sys.executable, "-m", "tests.save_notebooks", str(self.folder / name)]
         done = subprocess.run(
             command, cwd=ROOT, env=_environment(), capture_output=True, text=True, timeout=300
@@ -138,6 +142,15 @@ class Notebook:
 
     def hacked(self) -> bool:
         return self.page.evaluate("() => window.__hacked !== undefined")
+
+    def every_cell(self) -> Iterator[Locator]:
+        """Each cell, scrolled to, since Lab renders an output when it comes into view."""
+        widget = "window.jupyterapp.shell.currentWidget.content"
+        for number in range(self.page.evaluate(f"() => {widget}.widgets.length")):
+            self.page.evaluate(f"number => {widget}.scrollToItem(number)", number)
+            cell = self.page.locator(f'.jp-Cell[data-windowed-list-index="{number}"]')
+            cell.scroll_into_view_if_needed()
+            yield cell
 
     def theme(self, name: str) -> None:
         """Such as "JupyterLab Dark"."""

@@ -1,4 +1,5 @@
-"""Hostile tokens through every view that is no explorer: nothing runs, live or saved."""
+"""Hostile prompts and tokens through every view and explorer, live and saved: nothing runs, nothing
+is a link, and nothing is set as mathematics but the lesson's own."""
 
 import pytest
 
@@ -31,26 +32,48 @@ FIGURES = [
     "lv.plot_attention_overview(weights, labels)",
     "lv.plot_ranks({labels[0]: [3, 2, 1], run.tokens[0][0]: [1, 1, 1]})",
 ]
-CELLS = [RUNS, *HTML, *(f"lv.show({f}, alt=run.text, title=run.text[:40])" for f in FIGURES)]
+EXPLORERS = [
+    "lv.SamplerBench(model, tokenizer, prompt, continuation=prompt)",
+    "lv.ProcessorChain(model, tokenizer, prompt)",
+    "lv.Stepper(model, tokenizer, prompt)",
+    "lv.BeamExplorer(model, tokenizer, prompt, max_new_tokens=4)",
+    "lv.Comparison(model, tokenizer, prompt, {labels[2]: {}, labels[3]: {'num_beams': 2}})",
+    "lv.Inside(model, tokenizer, prompt)",
+]
+SHOWN = [*HTML, *(f"lv.show({f}, alt=run.text, title=run.text[:40])" for f in FIGURES)]
+CELLS = [HOSTILE_SETUP, RUNS, *SHOWN, *EXPLORERS]
+MATHEMATICS = "mjx-container, .MathJax, .katex"
 
 
 @pytest.mark.parametrize("kernel", [True, False], ids=["live", "saved"])
-def test_nothing_runs(lab, kernel):
-    if kernel:
-        name = lab.write(HOSTILE_SETUP, *CELLS)
-    else:
-        name = lab.executed(HOSTILE_SETUP, *CELLS)
+def test_everything_stays_text(lab, kernel):
+    make = lab.write if kernel else lab.executed
+    name = make(*CELLS, markdown="The square is $x^2$.")
     with lab.notebook(name, kernel=kernel) as notebook:
         if kernel:
             notebook.run_all()
         outputs = [o for cell in notebook.cells() for o in cell.get("outputs", [])]
         assert not [o for o in outputs if o["output_type"] == "error"]
-        assert len([o for o in outputs if "data" in o]) == len(HTML) + len(FIGURES)
-        shown = notebook.page.locator(".jp-OutputArea-output")
-        shown.last.scroll_into_view_if_needed()
+        assert len([o for o in outputs if "data" in o]) == len(SHOWN) + len(EXPLORERS)
+        # The lesson's own formula is set, so the typesetter is at work.
+        notebook.page.locator(f".jp-MarkdownOutput :is({MATHEMATICS})").first.wait_for()
+        seen = ""
+        for number, cell in enumerate(notebook.every_cell()):
+            if kernel and number > len(CELLS) - len(EXPLORERS):
+                cell.locator(".llmviz-explorer").wait_for()
+            notebook.page.wait_for_timeout(300)
+            output = cell.locator(".jp-OutputArea-output")
+            found = f":is({MATHEMATICS}, script, svg, iframe, [onerror], [onload], a[href])"
+            assert output.locator(found).count() == 0, output.locator(found).first.inner_html()
+            seen += "".join(output.all_inner_texts())
         # The hostile texts are there, and are texts.
-        assert "onerror=window.__hacked" in notebook.page.locator("body").inner_text()
-        alive = ".jp-OutputArea-output script, .jp-OutputArea-output svg"
-        assert notebook.page.locator(alive).count() == 0
+        for text in (
+            "onerror=window.__hacked",
+            "$x^2$",
+            r"\[x^2\]",
+            r"\(\href{https://example.org}",
+        ):
+            assert text in seen
+        assert "\x1b" not in seen and "\u202e" not in seen
         assert not notebook.hacked()
         notebook.screenshot(f"views-{'live' if kernel else 'saved'}")
