@@ -16,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers import PreTrainedTokenizerFast as FastTokenizer
 
 import llmviz
+from llmviz import __main__ as terminal
 from llmviz import models as room
 from tests import tiny
 
@@ -286,3 +287,40 @@ def test_a_hub_that_is_not_reached(monkeypatch, tmp_path):
 def test_a_name_that_is_neither_folder_nor_id(name):
     with pytest.raises(OSError, match=f"no model '{name}'"):
         llmviz.load(name)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["hi", "--model", "/missing\x1b[31m"],
+        ["hi", "\x1b[31m"],
+        ["hi", "--num-steps", "\x1b[31m"],
+        ["hi", "--num-steps", "0"],
+        ["hi", "--model", ""],
+        ["\udc80"],
+        [],
+    ],
+    ids=repr,
+)
+def test_an_error_in_a_terminal_is_one_plain_line(arguments, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["llmviz", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        terminal.main()
+    said = capsys.readouterr()
+    assert caught.value.code == 2 and said.out == ""
+    assert said.err.startswith("python -m llmviz: error: ") and said.err.endswith("\n")
+    assert said.err[:-1].isprintable()
+
+
+@pytest.mark.parametrize("sentence", ["", "a \x1b[31m cat\r\x07"])
+def test_a_sentence_in_a_terminal(sentence, monkeypatch, capsys, tmp_path):
+    tiny.model("llama").save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["llmviz", sentence, "--model", str(tmp_path)])
+    capsys.readouterr()
+    try:
+        terminal.main()
+    except SystemExit:
+        assert sentence == ""
+    said = "".join(capsys.readouterr())
+    assert ("sentence" in said) and said.replace("\n", "").isprintable()
