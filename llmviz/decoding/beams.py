@@ -383,8 +383,8 @@ def check_beams(
         )
     if diversity_penalty < 0 or (groups > 1 and diversity_penalty == 0):
         raise ValueError(
-            f"diversity_penalty={diversity_penalty!r}: it must be above 0, or all "
-            f"{groups} groups do the same"
+            f"diversity_penalty={diversity_penalty!r} with num_beam_groups={groups}: it must be "
+            "above 0 with several groups, which would all do the same, and 0 or more with one"
         )
     do_sample = arguments.flag("do_sample", do_sample)
     if do_sample and groups > 1:

@@ -46,7 +46,7 @@ def dola(
     things follow the paper, not that code: each row of a batch has its own early layer, and the
     divergence is Jensen and Shannon's (the code had the arguments of both halves swapped). One
     follows the logit lens: early layers pass the final norm before the head, as the last one does.
-    Raises ValueError for `dola_layers` that name no layer, or one that there is not.
+    Raises ValueError for `dola_layers` that name no layer of the model.
     """
     check_model(model)
     layers = candidate_layers(model, dola_layers)
@@ -55,6 +55,11 @@ def dola(
     run = Generation(
         model, input_ids, attention_mask, max_new_tokens, top_logprobs, stop, settings, do_sample
     )
+    if run.settings.get("guidance_scale", 1.0) <= 0:
+        raise ValueError(
+            f"guidance_scale={run.settings['guidance_scale']} with dola_layers: it must be above "
+            "0, since what DoLa has ruled out would become certain"
+        )
     head, premature = Head(model), []
     while run.goes_on:
         output = run.prefix.read(output_hidden_states=True)
