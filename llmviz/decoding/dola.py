@@ -92,8 +92,8 @@ def contrast(
     logits: the last layer's, shape (rows, vocabulary).
     early_logits: the candidates', shape (rows, layers, vocabulary).
     allowed: which tokens no rule forbids, of the shape of `logits`; all of them unless given.
-    relative_top: tokens less likely than this share of the likeliest allowed one's probability are
-        ruled out: what an early layer thinks nothing of would win for no other reason.
+    relative_top: tokens less likely than this share of the most likely allowed one's
+        probability are ruled out: what an early layer thinks nothing of would win for no other reason.
 
     Returns the scores, shape (rows, vocabulary), and which of the candidates was taken, shape
     (rows,): the one with the largest Jensen–Shannon divergence from the last layer.
