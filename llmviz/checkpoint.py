@@ -277,18 +277,33 @@ def _check_weights(said: str, folder: Path, config: dict, options: dict) -> None
     for shard in shards:
         if not _inside(folder / shard, folder):
             raise refusal(said, f"{shard} lies outside of the folder", "put the file itself there")
-        if shard.endswith(".safetensors"):
-            _check_header(said, folder / shard)
+    if all(shard.endswith(".safetensors") for shard in shards):
+        tensors = sum(_tensors(said, folder / shard) for shard in shards)
+        _check_layers(said, config, tensors)
 
 
-def _check_header(said: str, path: Path) -> None:
+def _check_layers(said: str, config: dict, tensors: int) -> None:
+    """Refuse more layers than there are weights, which would take hours or all memory to make."""
+    for part in (config, config.get("text_config")):
+        for key in ("num_hidden_layers", "num_layers", "n_layer", "n_layers"):
+            layers = part.get(key) if isinstance(part, dict) else None
+            if arguments.is_number(layers) and layers > tensors:
+                raise refusal(
+                    said,
+                    f"{CONFIG} says {key}={layers}, and there are {tensors} weights in all",
+                    f"check that {CONFIG} is of the same model",
+                )
+
+
+def _tensors(said: str, path: Path) -> int:
+    """How many weights a safetensors file holds; Refused where its header cannot be."""
     from safetensors import SafetensorError, safe_open
 
     try:
         if _is_pointer(path):
             raise refusal(said, f"{path.name} is a Git LFS pointer", "run `git lfs pull` there")
-        with safe_open(path, "pt"):
-            pass
+        with safe_open(path, "pt") as file:
+            return len(file.keys())
     except SafetensorError as error:
         raise refusal(
             said,

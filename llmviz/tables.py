@@ -42,6 +42,9 @@ class Table(pd.DataFrame):
     def _constructor(self):
         return Table
 
+    def describe(self, *args, **kwargs) -> Table:
+        return Table(super().describe(*args, **kwargs))  # pandas would make a plain DataFrame
+
     def _columns(self) -> list[tuple[str, bool, list[str]]]:
         """Of each column the name, whether it holds numbers, and the cells, all as they are shown;
         of a long table only the rows that are shown, and one between them."""

@@ -92,6 +92,7 @@ def test_torn_json(folder, file, content):
         ({"vocab_size": "many"}, "vocab_size"),
         ({"intermediate_size": 65}, "weight is .*64.*65.*config.json"),
         ({"num_hidden_layers": 5}, "18 of its parts are missing.*model.layers.3"),
+        ({"num_hidden_layers": 10**7}, "num_hidden_layers=10000000, and there are 30 weights"),
         ({"num_hidden_layers": None}, "num_hidden_layers"),
         ({"num_attention_heads": 0}, "ZeroDivision"),
         ({"hidden_act": "nonsense"}, "nonsense"),
@@ -185,6 +186,54 @@ def test_no_decoder(folder, kind, monkeypatch):
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", None)
     what = "encoder-decoder" if kind in ("t5", "bart") else "not a causal"
     refused(folder, f"model_type '{kind}'.*{what}.*decoder-only", ValueError)
+
+
+# A repository of the hub, in the hub's cache.
+
+
+@pytest.fixture
+def hub(folder, tmp_path):
+    """The folder as some/model, and load's arguments for it; a function that puts it there."""
+
+    def put():
+        home = tmp_path / "hub" / "models--some--model"
+        (home / "refs").mkdir(parents=True)
+        (home / "refs" / "main").write_text("0" * 40)
+        shutil.copytree(folder, home / "snapshots" / ("0" * 40))
+        return {"device": "cpu", "local_files_only": True, "cache_dir": tmp_path / "hub"}
+
+    return put
+
+
+def test_a_repository(hub):
+    assert llmviz.load("some/model", **hub())[0].config.vocab_size == tiny.VOCABULARY
+
+
+def test_a_repository_whose_index_names_a_pickle(hub, folder):
+    (folder / "x.bin").write_bytes(pickled())
+    shard(folder, norm="x.bin")
+    with pytest.raises(OSError, match="names 'x.bin', which is no safetensors file"):
+        llmviz.load("some/model", **hub())
+
+
+def test_a_repository_with_code(hub, folder, trap):
+    (folder / "trap.py").write_text(trap)
+    change(folder / "config.json", model_type="mine", auto_map={"AutoConfig": "trap.Config"})
+    with pytest.raises(OSError, match="brings code, which was not run"):
+        llmviz.load("some/model", **hub())
+
+
+def test_an_adapters_repository(hub, folder):
+    (folder / "config.json").unlink()
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "some/base"}')
+    with pytest.raises(OSError, match="an adapter for the model 'some/base'"):
+        llmviz.load("some/model", **hub())
+
+
+def test_a_torn_file_of_the_hubs_cache(hub, folder):
+    (folder / WEIGHTS).write_bytes(b"x")
+    with pytest.raises(OSError, match="(?s)no model 'some/model'.*To do.*SafetensorError"):
+        llmviz.load("some/model", **hub())
 
 
 # Code, and what leads out of the folder.

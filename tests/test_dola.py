@@ -13,6 +13,7 @@ import llmviz as lv
 from llmviz.decoding.dola import candidate_layers, contrast, dola, jensen_shannon
 from llmviz.decoding.search import greedy_search
 from tests import tiny
+from tests.scripted import Scripted
 
 PROMPT = torch.tensor([[104, 101, 108, 108, 111, 32, 116]])
 # How each kind of model names its final norm.
@@ -177,11 +178,28 @@ def test_candidate_layers(count, tied, low, high):
 @pytest.mark.parametrize(
     "layers", ["middle", [], [3], [-1], [0.5], [True], ["0"], 1, None, "0"], ids=repr
 )
-def test_layers_that_there_are_not_are_refused_before_the_model_runs(layers, monkeypatch):
+def test_layers_that_the_model_does_not_have_are_refused_before_it_runs(layers, monkeypatch):
     model = tiny.model("llama")
     monkeypatch.setattr(type(model), "forward", None)
     with pytest.raises(ValueError, match="dola_layers=.*from 0 .* to 2"):
         dola(model, PROMPT, dola_layers=layers)
+
+
+def test_numpys_and_torchs_numbers_name_layers():
+    model = tiny.model("llama")
+    wanted = dola(model, PROMPT, dola_layers=[0, 2], max_new_tokens=4)
+    for layers in ([np.int64(0), torch.tensor(2)], tuple(np.array([0, 2])), range(0, 3, 2)):
+        run = dola(model, PROMPT, dola_layers=layers, max_new_tokens=4)
+        assert run.sequences.equal(wanted.sequences)
+        assert run.premature_layers == wanted.premature_layers
+        assert run.settings["dola_layers"] == [0, 2]
+
+
+def test_a_model_without_a_norm_before_its_head_is_refused():
+    model = Scripted(lambda text: torch.zeros(tiny.VOCABULARY), tiny.VOCABULARY)
+    with pytest.raises(ValueError, match="model is a Scripted, which does not end in layers"):
+        dola(model, PROMPT)
+    assert model.passes == 0
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "gemma3_text", "opt"])

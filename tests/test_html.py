@@ -8,7 +8,7 @@ from html import unescape
 import pytest
 
 import llmviz as lv
-from llmviz.html import escaped, quoted
+from llmviz.html import VERBATIM, escaped, quoted
 from llmviz.tokens import printable
 from llmviz.trace import Candidate, Step, Trace
 from tests import tiny
@@ -114,3 +114,10 @@ def test_side_by_side_refuses():
 def test_a_batch_shows_each_sequence_behind_its_own_prompt():
     run = lv.generate(tiny.model("llama"), tiny.tokenizer(), ["hello", "bye"], max_new_tokens=2)
     assert "bye" in repr(lv.token_strip(run, sequence=1)).splitlines()[0]
+
+
+def test_a_tables_own_description_is_a_table_too():
+    run = lv.generate(tiny.model("llama"), tiny.tokenizer(), "a", max_new_tokens=2)
+    described = run.frame.assign(token="$x$").describe(include="all")
+    assert described.loc["top", "token"] == "$x$"
+    assert described._repr_html_().startswith(f'<table class="dataframe {VERBATIM}">')

@@ -339,6 +339,8 @@ def test_bad_texts_and_models_are_named(function):
         function(model, tokenizer, "")
     with pytest.raises(ValueError, match="text has 129 tokens.*shorten"):
         function(model, tokenizer, "a" * 129)
+    with pytest.raises(TypeError, match="tokenizer"):
+        function(model, None, "a")
     with pytest.raises(ValueError, match="half a surrogate"):
         function(model, tokenizer, "a\ud800")
     with pytest.raises(TypeError, match="model must be a language model.*not str: 'gpt2'"):

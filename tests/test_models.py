@@ -16,6 +16,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers import PreTrainedTokenizerFast as FastTokenizer
 
 import llmviz
+from llmviz import __main__ as terminal
+from llmviz import devices
 from llmviz import models as room
 from tests import tiny
 
@@ -164,35 +166,37 @@ class TestProducts:
 
     @pytest.fixture(autouse=True)
     def anew(self):
-        room.check_products.cache_clear()
+        devices.check_products.cache_clear()
         yield
-        room.check_products.cache_clear()
+        devices.check_products.cache_clear()
 
     def test_a_right_one_is_asked_once(self, monkeypatch):
         asked = []
-        plain = room._product
-        monkeypatch.setattr(room, "_product", lambda *a: asked.append(1) or plain(*a))
+        plain = devices._product
+        monkeypatch.setattr(devices, "_product", lambda *a: asked.append(1) or plain(*a))
         for _ in range(2):
-            room.check_products(torch.device("cpu"))
+            devices.check_products(torch.device("cpu"))
         assert len(asked) == 2
 
     def test_wrong_sums_over_the_vocabulary_warn(self, monkeypatch):
         """What torch 2.13 does: terms beyond 32,768 are lost."""
         monkeypatch.setattr(
-            room, "_product", lambda left, right, device: left[:, :32_768] @ right[:32_768]
+            devices, "_product", lambda left, right, device: left[:, :32_768] @ right[:32_768]
         )
         with pytest.warns(UserWarning, match="262,144 terms.*vocabulary.*device='cpu'"):
-            room.check_products(torch.device("cpu"))
+            devices.check_products(torch.device("cpu"))
 
     def test_wrong_logits_are_refused(self, monkeypatch):
-        monkeypatch.setattr(room, "_product", lambda left, right, device: left @ right * 1.01)
+        monkeypatch.setattr(devices, "_product", lambda left, right, device: left @ right * 1.01)
         with pytest.raises(ValueError, match="device='cpu' multiplies wrongly.*256 terms"):
-            room.check_products(torch.device("cpu"))
+            devices.check_products(torch.device("cpu"))
 
     def test_not_a_number_is_wrong(self, monkeypatch):
-        monkeypatch.setattr(room, "_product", lambda left, right, device: left @ right * torch.nan)
+        monkeypatch.setattr(
+            devices, "_product", lambda left, right, device: left @ right * torch.nan
+        )
         with pytest.raises(ValueError, match="multiplies wrongly"):
-            room.check_products(torch.device("cpu"))
+            devices.check_products(torch.device("cpu"))
 
 
 @pytest.mark.parametrize(
@@ -286,3 +290,40 @@ def test_a_hub_that_is_not_reached(monkeypatch, tmp_path):
 def test_a_name_that_is_neither_folder_nor_id(name):
     with pytest.raises(OSError, match=f"no model '{name}'"):
         llmviz.load(name)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["hi", "--model", "/missing\x1b[31m"],
+        ["hi", "\x1b[31m"],
+        ["hi", "--num-steps", "\x1b[31m"],
+        ["hi", "--num-steps", "0"],
+        ["hi", "--model", ""],
+        ["\udc80"],
+        [],
+    ],
+    ids=repr,
+)
+def test_an_error_in_a_terminal_is_one_plain_line(arguments, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["llmviz", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        terminal.main()
+    said = capsys.readouterr()
+    assert caught.value.code == 2 and said.out == ""
+    assert said.err.startswith("python -m llmviz: error: ") and said.err.endswith("\n")
+    assert said.err[:-1].isprintable()
+
+
+@pytest.mark.parametrize("sentence", ["", "a \x1b[31m cat\r\x07"])
+def test_a_sentence_in_a_terminal(sentence, monkeypatch, capsys, tmp_path):
+    tiny.model("llama").save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["llmviz", sentence, "--model", str(tmp_path)])
+    capsys.readouterr()
+    try:
+        terminal.main()
+    except SystemExit:
+        assert sentence == ""
+    said = "".join(capsys.readouterr())
+    assert ("sentence" in said) and said.replace("\n", "").isprintable()

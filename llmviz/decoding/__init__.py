@@ -123,6 +123,17 @@ def generate(
     into the model's context.
     """
     given = {k: v for k, v in locals().items() if k not in ("model", "tokenizer", "prompt")}
+    return planned(model, tokenizer, prompt, **given)()
+
+
+def planned(model, tokenizer, prompt: str | list[str], **given) -> Callable[[], Trace]:
+    """Check all arguments of `generate`, by name, and return what runs it; no pass is made so far.
+
+    Raises TypeError for an unknown name, and whatever `generate` raises.
+    """
+    for name in given.keys() - _UNTOLD.keys():
+        raise TypeError(f"{name} is not an argument of lv.generate")
+    given = _UNTOLD | given
     check_model(model)
     size = model.config.get_text_config().vocab_size
     settings = processors.check(
@@ -134,7 +145,7 @@ def generate(
         tokenizer,
         prompt,
         pad_token_id=pad_token_id(model),
-        add_special_tokens=add_special_tokens,
+        add_special_tokens=given["add_special_tokens"],
         vocab_size=vocab_size(model),
     )
     check_length(model, attention_mask.sum(-1).max().item(), given["max_new_tokens"])
@@ -146,16 +157,14 @@ def generate(
     if strategy is not beam_search:
         input_ids = input_ids.repeat_interleave(given["num_return_sequences"], dim=0)
         attention_mask = attention_mask.repeat_interleave(given["num_return_sequences"], dim=0)
-    run = strategy(
-        model,
-        input_ids,
-        attention_mask,
-        stop=stop,
-        **settings,
-        **{name: given[name] for name in (*_OF_ALL, *_ARGUMENTS_OF[strategy])},
-    )
+    own = {name: given[name] for name in (*_OF_ALL, *_ARGUMENTS_OF[strategy])}
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    return with_text(replace(run, prompts=prompts, settings=given), tokenizer)
+
+    def run() -> Trace:
+        found = strategy(model, input_ids, attention_mask, stop=stop, **settings, **own)
+        return with_text(replace(found, prompts=prompts, settings=given), tokenizer)
+
+    return run
 
 
 _UNTOLD = generate.__kwdefaults__  # each argument's value where the caller says nothing

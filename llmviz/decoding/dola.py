@@ -46,9 +46,11 @@ def dola(
     things follow the paper, not that code: each row of a batch has its own early layer, and the
     divergence is Jensen and Shannon's (the code had the arguments of both halves swapped). One
     follows the logit lens: early layers pass the final norm before the head, as the last one does.
-    Raises ValueError for `dola_layers` that name no layer of the model.
+    Raises ValueError for `dola_layers` that name no layer, or one that the model does not have, and
+    for a model that does not end in layers, norm and head.
     """
     check_model(model)
+    head = Head(model)
     layers = candidate_layers(model, dola_layers)
     do_sample, seed = check_draws(do_sample, seed)
     generator = seeded(seed)
@@ -60,7 +62,7 @@ def dola(
             f"guidance_scale={run.settings['guidance_scale']} with dola_layers: it must be above "
             "0, since what DoLa has ruled out would become certain"
         )
-    head, premature = Head(model), []
+    premature = []
     while run.goes_on:
         output = run.prefix.read(output_hidden_states=True)
         logits = output.logits[:, -1].float()
@@ -92,8 +94,8 @@ def contrast(
     logits: the last layer's, shape (rows, vocabulary).
     early_logits: the candidates', shape (rows, layers, vocabulary).
     allowed: which tokens no rule forbids, of the shape of `logits`; all of them unless given.
-    relative_top: tokens less likely than this share of the most likely allowed one's
-        probability are ruled out: what an early layer thinks nothing of would win for no other reason.
+    relative_top: tokens whose probability is below this share of the most likely allowed one's are
+        ruled out: what an early layer thinks nothing of would win for no other reason.
 
     Returns the scores, shape (rows, vocabulary), and which of the candidates was taken, shape
     (rows,): the one with the largest Jensen–Shannon divergence from the last layer.
@@ -101,8 +103,8 @@ def contrast(
     final, early = logits.log_softmax(-1), early_logits.log_softmax(-1)
     layer = jensen_shannon(final[:, None], early).argmax(-1)
     gain = final - early[torch.arange(len(early), device=early.device), layer]
-    likeliest = final if allowed is None else final.masked_fill(~allowed, -math.inf)
-    plausible = final >= likeliest.amax(-1, keepdim=True) + math.log(relative_top)
+    possible = final if allowed is None else final.masked_fill(~allowed, -math.inf)
+    plausible = final >= possible.amax(-1, keepdim=True) + math.log(relative_top)
     return gain.masked_fill(~plausible, -math.inf), layer
 
 

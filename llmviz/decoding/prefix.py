@@ -182,7 +182,7 @@ def _naming_the_cache(model, cache) -> Iterator[None]:
     """Say so where a model's own code cannot read the `cache` that it is given."""
     try:
         yield
-    except (TypeError, AttributeError, IndexError, KeyError) as error:
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
         if cache is None or type(model).__module__.startswith("transformers."):
             raise
         raise TypeError(

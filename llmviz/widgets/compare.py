@@ -15,7 +15,7 @@ from torch import LongTensor, Tensor
 
 from .. import arguments
 from ..colours import MUTED
-from ..decoding import generate
+from ..decoding import generate, planned
 from ..formats import fixed
 from ..html import escaped, side_by_side
 from ..models import check_model
@@ -25,6 +25,7 @@ from .base import Explorer, card, of_state, result_of, table
 from .controls import text_box, written
 
 _MOST = 4
+_OURS = "logits_processor"  # a look at each token goes there
 _KNOWN = 16  # runs that are remembered, so that what was not edited is not done again
 _N = 4  # repetition is counted in n-grams of this length
 _WIDTH = 64  # letters in a line of the figure
@@ -125,6 +126,7 @@ class Comparison(Explorer):
         for name, text in wanted.items():
             with _naming(name):
                 settings[name] = parse_arguments(text)
+                self._check(prompt, settings[name])
         runs = {}
         for done, (name, given) in enumerate(settings.items()):
             yield done, len(settings)
@@ -145,6 +147,13 @@ class Comparison(Explorer):
                 self._remember(key, run)
             runs[name] = run
         return _Runs(prompt, runs)
+
+    def _check(self, prompt: str, given: dict) -> None:
+        """Raise TypeError or ValueError for what `generate` would refuse; no pass is made."""
+        arguments.text("prompt", prompt)
+        if _OURS in given:
+            raise TypeError(f"{_OURS} is a function, which cannot be written here")
+        planned(self.model, self.tokenizer, prompt, **{**self._defaults, **given})
 
     def _recalled(self, key: tuple[str, str]) -> Trace | None:
         with self._knowing:

@@ -30,12 +30,10 @@ PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty")
 class Settings:
     """A slider for each of `columns` (lists of names), and the `given` settings as a start.
 
-    Settings without a slider stay as given. Raises TypeError for an unknown name, ValueError for a
-    value out of bounds.
+    Settings without a slider stay as given.
     """
 
-    def __init__(self, columns: list[tuple[str, ...]], given: dict, vocab_size: int):
-        given = plain_settings(given, vocab_size)
+    def __init__(self, columns: list[tuple[str, ...]], given: dict):
         names = [name for column in columns for name in column]
         self.sliders = {name: _slider(name, given.get(name)) for name in names}
         self._fixed = {name: value for name, value in given.items() if name not in names}
@@ -57,12 +55,7 @@ class Settings:
     def on(self) -> dict:
         """The settings that are switched on, by name, in the order in which they work."""
         moved = {name: slid(s, self._known.get(name)) for name, s in self.sliders.items()}
-        given = {**self._fixed, **moved}
-        return {
-            name: given[name]
-            for name, off in processors.DEFAULTS.items()
-            if name in given and given[name] != off
-        }
+        return switched_on({**self._fixed, **moved})
 
     def observe(self, callback: Callable) -> None:
         """`callback(change)` follows every change; that of several sliders at once is one."""
@@ -87,14 +80,24 @@ class Settings:
             self._changed(change)
 
 
-def plain_settings(given: dict, vocab_size: int) -> dict:
-    """The settings of `processors.DEFAULTS`, checked, with numpy's and torch's scalars as Python's.
+def plain_settings(given: dict, vocab_size: int, never: tuple[str, ...] = ()) -> dict:
+    """The settings of `processors.DEFAULTS`, checked, as plain Python data.
 
-    Raises TypeError for an unknown name, ValueError for a value out of bounds.
+    Raises TypeError for an unknown name or one in `never`, ValueError for a value out of bounds.
     """
-    given = {name: arguments.plain(value) for name, value in given.items()}
-    processors.check(vocab_size=vocab_size, **given)
-    return given
+    for name in never:
+        if name in given:
+            raise TypeError(f"{name}={arguments.shown(given[name])}: this explorer cannot show it")
+    return processors.check(vocab_size=vocab_size, **given)
+
+
+def switched_on(given: dict) -> dict:
+    """The settings that do something, in the order in which they work."""
+    return {
+        name: given[name]
+        for name, off in processors.DEFAULTS.items()
+        if name in given and given[name] != off
+    }
 
 
 def slid(slider: ipywidgets.Widget, known: float | None):

@@ -40,7 +40,7 @@ def _read(
     model, tokenizer, text: str, add_special_tokens: bool
 ) -> Generator[tuple[int, int], None, _Reading]:
     yield 0, 2
-    more = {} if add_special_tokens else {"add_special_tokens": False}
+    more = {"add_special_tokens": add_special_tokens}
     weights, labels = attentions(model, tokenizer, text, **more)
     yield 1, 2
     lens = logit_lens(model, tokenizer, text, top_k=_TOP, **more)

@@ -15,7 +15,10 @@ from ..decoding.prefix import eos_token_ids
 from ..html import escaped
 from ..models import check_model
 from .base import Explorer, of_state, read
-from .controls import Settings, text_box
+from .controls import Settings, plain_settings, switched_on, text_box
+
+# These need what is not known here: a second pass, and where the text will end.
+_NEVER = ("guidance_scale", "forced_eos_token_id")
 
 
 @dataclass(frozen=True)
@@ -76,11 +79,12 @@ class PositionExplorer(Explorer):
     ):
         # First of all, since it raises for a model, a prompt or a setting that will not do.
         check_model(model)
-        self._vocab_size = model.config.get_text_config().vocab_size
-        self.settings = Settings(columns, settings, self._vocab_size)
+        size = model.config.get_text_config().vocab_size
+        settings = plain_settings(settings, size, never=_NEVER)
         self.model, self.tokenizer = model, tokenizer
         self._add_special_tokens = arguments.flag("add_special_tokens", add_special_tokens)
-        self._state = self.begin(self._read(prompt, continuation), self.settings.on)
+        self._state = self.begin(self._read(prompt, continuation), switched_on(settings))
+        self.settings = Settings(columns, settings)
         self.prompt_box = text_box("prompt", prompt, "What the model reads; Enter takes it over")
         self.continuation_box = text_box(
             "continuation", continuation, "Text after the prompt that counts as generated"

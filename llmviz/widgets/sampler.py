@@ -72,14 +72,15 @@ class SamplerBench(PositionExplorer):
         **settings,
     ):
         seed = arguments.whole("seed", seed, low=0, high=_MOST)
-        self.seed_box = ipywidgets.BoundedIntText(
-            value=seed, min=0, max=_MOST, description="seed", tooltip="Seed of the draws",
-            style={"description_width": "150px"}, layout={"width": "300px"},
-        )  # fmt: skip
+        self._first_seed = seed
         columns = [SAMPLING, PENALTIES]
         super().__init__(
             model, tokenizer, prompt, continuation, columns, settings, add_special_tokens
         )
+        self.seed_box = ipywidgets.BoundedIntText(
+            value=seed, min=0, max=_MOST, description="seed", tooltip="Seed of the draws",
+            style={"description_width": "150px"}, layout={"width": "300px"},
+        )  # fmt: skip
         self.draw_button = ipywidgets.Button(
             description="Draw", tooltip="Draw a token; each click draws another one"
         )
@@ -103,7 +104,8 @@ class SamplerBench(PositionExplorer):
 
     def begin(self, position: Position, on: dict) -> _Bench:
         """The scores after the processors; the draws begin anew."""
-        scores, seed = self.process(position, on), self.seed_box.value
+        scores = self.process(position, on)
+        seed = self._first_seed if self._state is None else self.seed_box.value
         step, labels = self._record(position, scores, [])
         p = scores[0].softmax(-1)
         entropy = max(-(p * p.log2()).nansum().item(), 0.0)
@@ -291,8 +293,7 @@ def sampling_call(
     context = context_size(model)
     most = 40 if context is None else min(40, context - tokens + 1)
     generated = tokens - at.prompt_length
-    if "min_new_tokens" in settings:  # the call takes what was generated so far for the prompt
-        settings = settings | {"min_new_tokens": max(settings["min_new_tokens"] - generated, 0)}
+    settings = _after(settings, generated)
     ours = [name for name in PENALTIES[1:] if name in settings]
     # A model on a GPU draws there, and gets other numbers from the same seed.
     if not ours and "logits_processor" not in settings and model.device.type == "cpu":
@@ -320,6 +321,19 @@ def sampling_call(
         f"{before}lv.generate(model, tokenizer, {text!r},\n"
         f"            {written({'do_sample': True, 'seed': seed, **more, **settings})})"
     )
+
+
+def _after(settings: dict, generated: int) -> dict:
+    """The settings for a call that takes so many generated tokens for a part of the prompt."""
+    settings = dict(settings)
+    if "min_new_tokens" in settings:
+        settings["min_new_tokens"] = max(settings["min_new_tokens"] - generated, 0)
+    if generated:
+        settings.pop("begin_suppress_tokens", None)
+    if "exponential_decay_length_penalty" in settings:
+        start, factor = settings["exponential_decay_length_penalty"]
+        settings["exponential_decay_length_penalty"] = (start - generated, factor)
+    return settings
 
 
 def _penalties_code(settings: dict, names: list[str], prompt_length: int) -> str:

@@ -12,6 +12,7 @@ from torch import LongTensor, Tensor
 
 from .. import arguments, processors
 from ..colours import BLUE, FAINT, MUTED, ORANGE
+from ..decoding.guidance import unconditional
 from ..decoding.prefix import Prefix, eos_token_ids
 from ..decoding.search import check_draws, draw, seeded
 from ..formats import fixed
@@ -198,10 +199,14 @@ class Stepper(Explorer):
         """Let the model read the text up to `node`, and keep what it says comes next. Returns
         `labels` with those of the new tokens."""
         logits = prefix.next_logits().cpu()
+        prompt_length = input_ids.shape[1] - len(node.path)
+        without = unconditional(self.model, self._settings, prompt_length, takes_back=True)
         scores = processors.process(
             logits,
             input_ids,
-            prompt_length=input_ids.shape[1] - len(node.path),
+            prompt_length=prompt_length,
+            max_new_tokens=self._max_new_tokens,
+            unconditional_logits=without and without.logits(input_ids.to(self.model.device)).cpu(),
             eos_token_ids=self._eos,
             do_sample=self._do_sample,
             **self._settings,
@@ -426,6 +431,10 @@ class Stepper(Explorer):
         path = leaf.path
         tail = "".join(self._labels[node.token_id] for node in path[-8:])
         return f"{'…' if len(path) > 8 else ''}{tail or 'start'}  ({fixed(leaf.log_prob)})"
+
+    def close(self) -> None:
+        super().close()
+        self._prefix = None
 
     # Its views
 
