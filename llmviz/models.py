@@ -7,9 +7,8 @@ from __future__ import annotations
 import os
 import warnings
 from contextlib import contextmanager
-from functools import cache
 
-from . import arguments, checkpoint
+from . import arguments, checkpoint, devices
 from .default_model import default_model_folder
 
 
@@ -43,10 +42,12 @@ def load(name: str | os.PathLike | None = None, *, device=None, dtype=None, **kw
     cannot be (a device that is not there, before anything is loaded), and ValueError for a model
     that is not a decoder-only language model.
     """
-    device = _device(device, kwargs)
+    if device is not None and "device_map" in kwargs:
+        raise ValueError("device and device_map both say where the model goes: pass one of them")
+    device = devices.find_device(device)
     options = _options(dtype, kwargs)
     name, said = _named(name)
-    _compute_in_full_float32()
+    devices.compute_in_full_float32()
     if name is not None:
         return _load(name, said, device, options)
     try:
@@ -151,82 +152,6 @@ def _dtype(dtype):
     )
 
 
-def _device(device, kwargs: dict):
-    import torch
-
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if "device_map" in kwargs:
-        raise ValueError("device and device_map both say where the model goes: pass one of them")
-    given = arguments.shown(device)
-    try:
-        found = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(f"device={given} is no torch device here: {_first(error)}") from error
-    if found.type == "meta":
-        raise ValueError(f"device={given} holds no weights, so nothing can be generated there")
-    try:
-        torch.empty(1, device=found)
-    except (RuntimeError, AssertionError, ImportError) as error:
-        here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        here += [kind for kind in ("mps", "xpu") if getattr(torch, kind).is_available()]
-        raise ValueError(
-            f"device={given} is not there; this machine has {here}. torch says: {_first(error)}"
-        ) from error
-    if found.type == "mps":
-        check_products(found)
-    return found
-
-
-def _first(error: Exception) -> str:
-    """The first sentence of what torch says, which may go on for pages."""
-    return str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
-
-
-@cache
-def check_products(device) -> None:
-    """Compare two matrix products on `device` with the CPU's, once per process.
-
-    Raises ValueError where a product as each step makes it, from a hidden state to the logits, is
-    another than the CPU's. Warns where only a sum over the vocabulary is: the steps are right
-    then, and what a lesson computes over all tokens is not.
-    """
-    import torch
-
-    draw = torch.Generator().manual_seed(0)
-    for terms, columns in ((256, 50_000), (262_144, 4)):
-        left, right = (torch.randn(*s, generator=draw) for s in ((2, terms), (terms, columns)))
-        off = (_product(left, right, device) - left @ right).abs().max().item()
-        if off < 1e-3 * terms**0.5:
-            continue
-        wrong = (
-            f"device={str(device)!r} multiplies wrongly: a sum of {terms:,} terms is {off:.3g} off"
-        )
-        if terms < columns:
-            raise ValueError(f"{wrong}. Use device='cpu'")
-        warnings.warn(
-            f"{wrong}. The model's own steps are right, but sums over a vocabulary are not to be "
-            "trusted: move such tensors to the CPU, or use device='cpu'",
-            stacklevel=4,
-        )
-
-
-def _product(left, right, device):
-    return (left.to(device) @ right.to(device)).cpu()
-
-
-def _compute_in_full_float32() -> None:
-    """Switch TensorFloat-32 off, which rounds what a GPU multiplies to 10 bits.
-
-    With it, a text made on a GPU could differ from the CPU's. torch leaves it on for convolutions,
-    such as Mamba's, and NVIDIA's containers switch it on for matrices too.
-    """
-    import torch
-
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
-
-
 def _check_kind(said: str, config) -> None:
     """Refuse, by its configuration, what is not a decoder-only language model."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
@@ -296,7 +221,7 @@ def _moved(model, device):
         size = model.num_parameters() * model.dtype.itemsize / 1e9
         raise ValueError(
             f"device={str(device)!r} does not take the model's {size:.1f} GB of weights: "
-            f"{_first(error)}. Try dtype='bfloat16', device_map='auto' or "
+            f"{devices.said_by(error)}. Try dtype='bfloat16', device_map='auto' or "
             "device='cpu'"
         ) from error
 

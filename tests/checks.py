@@ -1,68 +1,53 @@
-"""The tests that all lessons' self-checks share, so that none is tested less strictly."""
+"""Every exercise of the lessons, with what its check takes after the attempt."""
+
+import inspect
+import random
+from functools import cache
+from types import SimpleNamespace
 
 import pytest
+from transformers import AutoTokenizer
 
+import llmviz.checks
 from llmviz.checks import Exercise
+from llmviz.models import default_model_folder
+from tests import tiny
+
+_TEMPLATE = (
+    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}<eos>\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+EXERCISES = {
+    f"{lesson:02d}.{name}": value
+    for lesson in range(19)
+    for name, value in vars(getattr(llmviz.checks, f"lesson_{lesson:02d}")).items()
+    if isinstance(value, Exercise)
+}
 
 
-def shared_tests(lesson, right, wrong, wild, *, also_right=(), context=None):
-    """Five test functions for the exercises of a lesson's module of checks.
+@pytest.fixture(autouse=True)
+def the_same_draws(monkeypatch):
+    """So that a test fails always or never."""
+    monkeypatch.setattr(llmviz.checks, "random", SimpleNamespace(Random=lambda: random.Random(20)))
 
-    right: exercise → a right solution.
-    wrong: (exercise, attempt, part of the one sentence that names this mistake).
-    wild: (exercise, attempt, part of what is said), for attempts that make no usual mistake.
-    also_right: (exercise, attempt), for other ways to solve it.
-    context: exercise → the names of the fixtures that its check is given behind the attempt.
-    """
-    exercises = {name: x for name, x in vars(lesson).items() if isinstance(x, Exercise)}
-    solutions = [*right.items(), *also_right]
 
-    def verdict(request, name, attempt):
-        fixtures = (context or {}).get(name, ())
-        return exercises[name].verdict(attempt, *map(request.getfixturevalue, fixtures))
+def context_of(name: str) -> list:
+    """A tiny model where the check takes one; else the course's own tokenizer."""
+    exercise = EXERCISES[name]
+    if not callable(exercise.cases):
+        return []
+    takes = [*inspect.signature(exercise.cases).parameters]
+    if "model" not in takes:
+        return [_tokenizer() for _ in takes]
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = _TEMPLATE
+    return [{"model": tiny.model("llama"), "tokenizer": tokenizer}[x] for x in takes]
 
-    def sentence_with(name, part):
-        [sentence] = [s for s in exercises[name].mistakes if part in s]
-        return sentence
 
-    @pytest.mark.parametrize(
-        ("name", "attempt"), [pytest.param(n, a, id=f"{n}-{a.__name__}") for n, a in solutions]
-    )
-    def test_right(name, attempt, request):
-        said = verdict(request, name, attempt)
-        assert said == f"✓ {exercises[name].praise}"
-        assert said.startswith("✓ Right")
+@cache
+def _tokenizer():
+    return AutoTokenizer.from_pretrained(default_model_folder())
 
-    @pytest.mark.parametrize("nothing", [None, ...], ids=str)
-    @pytest.mark.parametrize("name", exercises)
-    def test_stub(name, nothing, request):
-        assert verdict(request, name, lambda *_: nothing) == "… not attempted yet"
 
-    @pytest.mark.parametrize(
-        ("name", "attempt", "part"),
-        [pytest.param(n, a, part, id=f"{n}-{part}") for n, a, part in wrong],
-    )
-    def test_mistake(name, attempt, part, request):
-        sentence = sentence_with(name, part)
-        assert verdict(request, name, attempt) == f"✗ {sentence}"
-        # The check's own version of the mistake is told from the other mistakes too.
-        assert verdict(request, name, exercises[name].mistakes[sentence]) == f"✗ {sentence}"
-
-    @pytest.mark.parametrize("name", exercises)
-    def test_all_tried(name):
-        """No exercise and none of its mistakes is left out of the tests."""
-        assert name in right
-        assert name in [n for n, *_ in wild]
-        tried = {sentence_with(n, part) for n, _, part in wrong if n == name}
-        assert tried == set(exercises[name].mistakes)
-
-    @pytest.mark.parametrize(
-        ("name", "attempt", "useful"),
-        [pytest.param(n, a, useful, id=f"{n}-{useful}") for n, a, useful in wild],
-    )
-    def test_wild(name, attempt, useful, request):
-        said = verdict(request, name, attempt)
-        assert said.startswith("✗ ") and useful in said
-        assert said[2:] not in exercises[name].mistakes
-
-    return test_right, test_stub, test_mistake, test_all_tried, test_wild
+def verdict(name: str, attempt) -> str:
+    return EXERCISES[name].verdict(attempt, *context_of(name))

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast as FastTokenizer
 
 import llmviz
 from llmviz import __main__ as terminal
+from llmviz import devices
 from llmviz import models as room
 from tests import tiny
 
@@ -165,35 +166,37 @@ class TestProducts:
 
     @pytest.fixture(autouse=True)
     def anew(self):
-        room.check_products.cache_clear()
+        devices.check_products.cache_clear()
         yield
-        room.check_products.cache_clear()
+        devices.check_products.cache_clear()
 
     def test_a_right_one_is_asked_once(self, monkeypatch):
         asked = []
-        plain = room._product
-        monkeypatch.setattr(room, "_product", lambda *a: asked.append(1) or plain(*a))
+        plain = devices._product
+        monkeypatch.setattr(devices, "_product", lambda *a: asked.append(1) or plain(*a))
         for _ in range(2):
-            room.check_products(torch.device("cpu"))
+            devices.check_products(torch.device("cpu"))
         assert len(asked) == 2
 
     def test_wrong_sums_over_the_vocabulary_warn(self, monkeypatch):
         """What torch 2.13 does: terms beyond 32,768 are lost."""
         monkeypatch.setattr(
-            room, "_product", lambda left, right, device: left[:, :32_768] @ right[:32_768]
+            devices, "_product", lambda left, right, device: left[:, :32_768] @ right[:32_768]
         )
         with pytest.warns(UserWarning, match="262,144 terms.*vocabulary.*device='cpu'"):
-            room.check_products(torch.device("cpu"))
+            devices.check_products(torch.device("cpu"))
 
     def test_wrong_logits_are_refused(self, monkeypatch):
-        monkeypatch.setattr(room, "_product", lambda left, right, device: left @ right * 1.01)
+        monkeypatch.setattr(devices, "_product", lambda left, right, device: left @ right * 1.01)
         with pytest.raises(ValueError, match="device='cpu' multiplies wrongly.*256 terms"):
-            room.check_products(torch.device("cpu"))
+            devices.check_products(torch.device("cpu"))
 
     def test_not_a_number_is_wrong(self, monkeypatch):
-        monkeypatch.setattr(room, "_product", lambda left, right, device: left @ right * torch.nan)
+        monkeypatch.setattr(
+            devices, "_product", lambda left, right, device: left @ right * torch.nan
+        )
         with pytest.raises(ValueError, match="multiplies wrongly"):
-            room.check_products(torch.device("cpu"))
+            devices.check_products(torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,10 @@ class Exercise:
             return f"✗ Pass the function itself, not a call of it: this is {written(attempt):.80}."
         if is_stub(attempt):
             return "… not attempted yet"
+        with torch.device("cpu"):  # where the cases are, whatever torch's default device is
+            return self._judged(attempt, context)
+
+    def _judged(self, attempt: Callable, context: tuple) -> str:
         cases = self._all_cases(context)
         for number, case in enumerate(cases):
             found = _outcome(attempt, case, context)
@@ -123,9 +127,8 @@ class Exercise:
         if len(context) != len(needed):
             raise TypeError(f"this check takes {', '.join(['your function', *needed])}")
         dice = random.Random()
-        with torch.device("cpu"):
-            drawn = [self.drawn(dice, *context) for _ in range(_DRAWS)] if self.drawn else []
-            return [*make(*context), *drawn]
+        drawn = [self.drawn(dice, *context) for _ in range(_DRAWS)] if self.drawn else []
+        return [*make(*context), *drawn]
 
     def _failure(self, found, attempt, case, context, *, first: bool) -> str:
         where = case_as_written(case, attempt)

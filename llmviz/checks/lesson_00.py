@@ -8,7 +8,7 @@ from . import Exercise
 _TOKENS = ["␣the", "␣Paris", "␣New", "␣London", "␣a", "␣located", "␣Le", "␣Berlin", ",", "\\n"]
 
 
-def _table(logits, order):
+def _table(logits, order, *, keep_labels=True):
     """What `logits_to_frame` makes of the tokens above, its rows in another order."""
     logits = torch.tensor(logits, dtype=torch.float64)
     top = logits.topk(len(order))
@@ -21,7 +21,8 @@ def _table(logits, order):
         "log_prob": log_probs.tolist(),
         "probability": log_probs.exp().tolist(),
     }
-    return (Table(columns).iloc[order],)
+    table = Table(columns).iloc[order]
+    return (table if keep_labels else table.reset_index(drop=True),)
 
 
 def _tables():
@@ -29,14 +30,14 @@ def _tables():
     return [
         _table(logits, [1, 0, 2, 3]),
         _table(logits[::-1], [3, 1, 2, 0, 4]),
-        _table([1.0, 1.5, 0.5, 2.0, 0.0, 0.2, -1.0, -2.0, 0.9, 1.2], [2, 1, 0]),
+        _table([1.0, 1.5, 0.5, 2.0, 0.0, 0.2, -1.0, -2.0, 0.9, 1.2], [2, 1, 0], keep_labels=False),
     ]
 
 
 def _any_table(dice):
     rows = dice.randint(2, 6)
     logits = [dice.gauss(0, 2) for _ in _TOKENS]
-    return _table(logits, dice.sample(range(rows), rows))
+    return _table(logits, dice.sample(range(rows), rows), keep_labels=dice.random() < 0.5)
 
 
 def _winner(table):

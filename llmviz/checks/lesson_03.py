@@ -22,10 +22,17 @@ def _softmax(logits, dim=-1):
     return _shares((logits - logits.amax(dim, keepdim=True)).exp(), dim)
 
 
+def _nearly(found, logits) -> bool:
+    """Logits of 1000 leave float32 four digits of a difference, and so of a probability."""
+    found, right = torch.as_tensor(found).double(), _softmax(logits).double()
+    return found.shape == right.shape and torch.allclose(found, right, atol=1e-4)
+
+
 _FORBIDDEN = "This is torch's softmax, and right: now write it with exp and sum."
 
 softmax = Exercise(
     right=_softmax,
+    fits=_nearly,
     cases=[
         (torch.tensor([[3.0, 2.0, 0.5], [-1.0, 0.0, 4.0]]),),
         (torch.tensor([[1000.0, 999.0, 0.0], [1.0, 2.0, 3.0]]),),

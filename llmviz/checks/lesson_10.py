@@ -74,7 +74,8 @@ def _any_answers(dice):
 
 allowed_tokens = Exercise(
     right=_allowed,
-    cases=[(_CITIES, written, 2) for written in ([40], [21], [40, 8], [21, 5], [], [8])],
+    cases=[(_CITIES, written, 2) for written in ([40], [21], [40, 8], [21, 5], [], [8])]
+    + [([[1, 1, 5], [11, 4, 6]], [1, 1], 2)],  # the same digits
     drawn=_any_answers,
     mistakes={
         "What was written is ignored: only answers that begin with it count.": (

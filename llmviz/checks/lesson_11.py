@@ -56,9 +56,16 @@ def _layer_cases(model, tokenizer):
     return [*cases, (model, states, len(states) // 2)]
 
 
+def _any_layer(dice, model, tokenizer):
+    small = _small_model()
+    ids = torch.tensor([dice.choices(range(30), k=dice.randint(1, 6))])
+    return small, _states(small, ids), dice.randint(0, 4)
+
+
 layer_logits = Exercise(
     right=_layer_logits,
     cases=_layer_cases,
+    drawn=_any_layer,
     mistakes={
         "The final norm is missing: the head never saw a state without it.": (
             lambda model, states, layer: _lens(states[layer], model, 0)[0, -1]
