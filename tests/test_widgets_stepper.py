@@ -1,6 +1,7 @@
 """The stepper: Forward is what generate does, and no text is ever read twice."""
 
 import copy
+import functools
 import math
 import re
 import threading
@@ -322,6 +323,7 @@ def test_on_the_default_model(default_model):
 class Gated(type(tiny.model("llama"))):
     """A model whose passes wait for `gate`, but for those of the prompt."""
 
+    @functools.wraps(type(tiny.model("llama")).forward)
     def forward(self, input_ids, **kwargs):
         if input_ids.shape[1] == 1:
             assert self.gate.wait(30)
@@ -352,7 +354,7 @@ def test_a_slow_model_does_not_hold_up_the_kernel():
     for _ in range(2):
         found.forward_button.click()
         found.wait(30)
-    assert found.trace.steps[0] == [*wanted.steps[0]] or found.trace.tokens == wanted.tokens
+    assert found.trace.sequences.tolist() == wanted.sequences.tolist()
     assert not found.back_button.disabled and found.message.value == ""
 
 
