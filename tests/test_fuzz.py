@@ -21,7 +21,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 
 import llmviz as lv
-from llmviz import arguments, processors
+from llmviz import processors
 from tests import tiny
 
 IDS = torch.tensor([[72, 101, 108, 108, 111]])
@@ -144,7 +144,11 @@ CALLS = {
 }
 
 # What a value that is refused may be called in the message, where it is not the argument's name.
-ALSO_CALLED = {"name": ("model",)}
+ALSO_CALLED = {
+    "continuation": ("prompt",),  # one text with the prompt
+    "logits": ("top_k",),  # fewer than are to be listed
+    "penalty_alpha": ("top_k",),  # asks for contrastive search, which needs it
+}
 
 
 def names_of(function) -> list[str]:
