@@ -213,7 +213,7 @@ def processor(function: Callable) -> Callable:
             given["eos_token_ids"] = check_eos(given["eos_token_ids"])
         if "unconditional_logits" in given:
             check_unconditional(given["unconditional_logits"], given["scores"])
-        return function(**given)
+        return given["scores"] if given[setting] is None else function(**given)
 
     return process
 
