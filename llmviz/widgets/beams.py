@@ -268,11 +268,13 @@ class BeamExplorer(Explorer):
 
     def settle(self) -> None:
         now = self.state
-        self.prompt_box.value = now.prompt
         self.beams_box.value = now.search.num_beams
         self.length_box.value = now.search.max_new_tokens
         self.penalty_slider.value, self.stopping_slider.value = now.key
         self._place()
+
+    def texts(self) -> list:
+        return [(self.prompt_box, self.prompt)]
 
     def _on_search(self, box) -> None:
         def then(found: tuple[str, BeamSearch, dict[int, str]]) -> None:

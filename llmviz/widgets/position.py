@@ -106,9 +106,11 @@ class PositionExplorer(Explorer):
         self._state = self.begin(self.position, self.settings.on)
 
     def settle(self) -> None:
-        at = self.state.position
-        self.prompt_box.value, self.continuation_box.value = at.prompt, at.continuation
         self.settings.put(self.state.on)
+
+    def texts(self) -> list:
+        at = self.state.position
+        return [(self.prompt_box, at.prompt), (self.continuation_box, at.continuation)]
 
     def arguments(self, position: Position, on: dict) -> dict:
         """What `processors.process` needs besides the scores."""
