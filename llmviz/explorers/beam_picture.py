@@ -69,13 +69,17 @@ def grown(
     length: int,
     step: int,
 ) -> Grown:
-    """A search of `length` steps as it stood after `step` of them."""
+    """A search of `length` steps as it stood after `step` of them.
+
+    A small vocabulary fills places with what continues no hypothesis: that is not shown.
+    """
     books = search.books(length_penalty, early_stopping, step)
     history = books.history[0]
     place = {id(c): i for candidates in history for i, c in enumerate(candidates)}
     found = ((score, [c for c, _ in path]) for score, path in finished_of(books))
     finished = [(score, path) for score, path in found if id(path[-1]) in place]
     best = finished[0][1] if finished else [c for c, _ in books.running_paths[0][0]]
+    best = [place[id(c)] for c in best if id(c) in place]
     present = Trace(
         [prompt],
         [],
@@ -84,7 +88,7 @@ def grown(
         [],
         labels,
         beams=[[BeamStep(candidates) for candidates in history]],
-        beam_paths=[[place[id(c)] for c in best]],
+        beam_paths=[best],
     )
     is_over = step == length
     said = verdict(search, history[-1], step) if is_over else (
