@@ -10,11 +10,16 @@ from xml.etree import ElementTree
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import PreTrainedTokenizerFast
 
 import llmviz as lv
 from llmviz.widgets.beams import tree_svg
 from tests import hostile, tiny
 from tests.code import result_of_code
+from tests.scripted import Scripted, drawn
 from tests.views import assert_harmless, assert_leaves_a_picture
 
 PROMPT = "hello there"
@@ -248,3 +253,46 @@ def test_the_figure_is_the_tree_at_the_present_step():
 def test_on_the_default_model(default_model):
     found = lv.BeamExplorer(*default_model, "I enjoy walking with my cute dog", max_new_tokens=5)
     assert "✓" in repr(found)
+
+
+@pytest.mark.parametrize("size", [3, 4, 5])
+@pytest.mark.parametrize("seed", range(4))
+def test_what_continues_no_hypothesis_is_shown_nowhere(size, seed):
+    """A step has more candidates than a small vocabulary has continuations."""
+    model = Scripted(drawn(seed, size, 1.0), size, eos_token_id=size - 1, pad_token_id=size - 1)
+    found = lv.BeamExplorer(model, letters(size), "a b", num_beams=4, max_new_tokens=3)
+    assert "✓" in repr(found)
+    for _ in at_each_step(found):
+        steps = found.present.beams[0]
+        assert all(c.sum_score > -1e6 for step in steps for c in step.candidates)
+        assert all(score > -1e6 for score, _ in found.finished)
+        shown = unquote(found.view.value) + repr(found) + found.present.beam_frame.to_string()
+        assert "00000" not in shown and found.message.value == ""
+        ax = found.figure()
+        assert not [t for t in ax.texts if "00000" in t.get_text()]
+        plt.close("all")
+
+
+def letters(size):
+    core = Tokenizer(WordLevel({c: i for i, c in enumerate("abcde"[:size])}, unk_token="a"))
+    core.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=core)
+
+
+def test_a_long_search_stays_a_page_wide_and_says_what_is_left_out():
+    model = Scripted(drawn(3, 5, 0.3), 5)
+    found = lv.BeamExplorer(model, letters(5), "a b", num_beams=2, max_new_tokens=60)
+    width = int(re.search(r"width:(\d+)px;max-width:none", found.view.value)[1])
+    assert width <= 876 and "… 48" in unquote(found.view.value)
+    assert "of which the first 48 are left out" in found.view.value
+    found.step_slider.value = 12
+    assert "left out" not in found.view.value
+    plt.close("all")
+
+
+def test_a_length_penalty_is_shown_as_it_was_given():
+    found = explorer(length_penalty=0.12345678)
+    assert "length_penalty=0.12345678" in repr(found)
+    assert "length ** 0.12345678" in found.view.value and "0.12345678" in found.call
+    found.penalty_slider.value = 0.1 + 0.2
+    assert "length_penalty=0.3," in repr(found)

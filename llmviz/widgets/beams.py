@@ -191,6 +191,7 @@ class BeamExplorer(Explorer):
         same: dict[tuple, bool] | None = None,
     ) -> _Grown:
         """How things stand at `step`, or at the end: with the fates as they were known then."""
+        # A small vocabulary fills places with what continues no hypothesis: that is not shown.
         books = search.books(*key)
         length = len(books.history[0])
         if step is not None and step < length:
@@ -203,7 +204,7 @@ class BeamExplorer(Explorer):
                 books.is_finished[0].tolist(),
                 strict=True,
             )
-            if counts
+            if counts and len(_numbers(books.history[0], [c for c, _ in path])) == len(path)
         ]
         best = finished[0][1] if finished else [c for c, _ in books.running_paths[0][0]]
         history = books.history[0]
@@ -267,11 +268,13 @@ class BeamExplorer(Explorer):
 
     def settle(self) -> None:
         now = self.state
-        self.prompt_box.value = now.prompt
         self.beams_box.value = now.search.num_beams
         self.length_box.value = now.search.max_new_tokens
         self.penalty_slider.value, self.stopping_slider.value = now.key
         self._place()
+
+    def texts(self) -> list:
+        return [(self.prompt_box, self.prompt)]
 
     def _on_search(self, box) -> None:
         def then(found: tuple[str, BeamSearch, dict[int, str]]) -> None:
@@ -517,11 +520,14 @@ def _replay(now: _Grown) -> Trace:
 
 
 def _numbers(history: list[list[BeamCandidate]], path: list[BeamCandidate]) -> list[int]:
-    """The place of each candidate of `path` among those of its step."""
-    return [
-        next(i for i, c in enumerate(step) if c is wanted)
-        for step, wanted in zip(history, path, strict=False)
-    ]
+    """The place of each candidate of `path` among those of its step, as far as it is there."""
+    numbers = []
+    for step, wanted in zip(history, path, strict=False):
+        place = next((i for i, c in enumerate(step) if c is wanted), None)
+        if place is None:
+            break
+        numbers.append(place)
+    return numbers
 
 
 def _svg_node(x: int, y: int, fate: str, on_path: bool) -> str:

@@ -121,10 +121,12 @@ class Inside(Explorer):
         return tokens_of(self.model, self.tokenizer, text, None, **more).shape[1]
 
     def settle(self) -> None:
-        self.text_box.value = self.reading.text
         self.token_slider.max = len(self.reading.labels) - 1
         for slider, value in zip(self._sliders, self.chosen, strict=True):
             slider.value = value
+
+    def texts(self) -> list:
+        return [(self.text_box, self.reading.text)]
 
     def _on_slider(self) -> None:
         self._state = replace(self.state, chosen=tuple(s.value for s in self._sliders))
