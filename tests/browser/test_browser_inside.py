@@ -25,14 +25,15 @@ _SHOWN = """places => places.map(([layer, head, token]) => {
   move(root, "head", head);
   move(root, "token", token);
   const map = root.querySelectorAll("canvas")[1], n = root.querySelectorAll(".look").length;
-  const pixels = map.getContext("2d").getImageData(0, 0, map.width, map.height), scale = map.width / n;
+  const pixels = map.getContext("2d").getImageData(0, 0, map.width, map.height);
+  const middle = k => Math.floor((k + 0.5) * map.width / n);
   return {
     looks: [...root.querySelectorAll(".look")].map(box => [box.title, box.ariaPressed]),
     lens: [...root.querySelector("[role=table]").children].slice(1).map(row =>
       [...row.children].map(cell => cell.textContent)),
     alts: [...root.querySelectorAll("canvas")].map(c => c.ariaLabel),
     reds: Array.from({length: n}, (_, i) => Array.from({length: n}, (_, j) =>
-      pixels.data[4 * (Math.floor((i + 0.5) * scale) * map.width + Math.floor((j + 0.5) * scale))])),
+      pixels.data[4 * (middle(i) * map.width + middle(j))])),
   };
 })""".replace("MOVE", MOVE)
 
@@ -54,7 +55,7 @@ def test_the_page_shows_the_weights_and_the_lens(lab, tmp_path, architecture):
             if i > token:
                 assert share == "it comes later"
             else:
-                assert float(share[:-1]) == pytest.approx(100 * weights[token, i], abs=0.052)
+                assert float(share[:-1]) == pytest.approx(100 * weights[token, i].item(), abs=0.052)
         rows = lens[lens.position == token].iloc[::-1]
         assert there["lens"] == [
             [f"{'▸ ' * (row.layer == layer + 1)}{row.layer}", clipped(row.prediction, 16), "",
