@@ -34,6 +34,8 @@ from .decoding import generate as generate
 from .decoding import greedy_search as greedy_search
 from .decoding import sample as sample
 from .decoding import trace_of as trace_of
+from .explorers import BeamExplorer as BeamExplorer
+from .explorers import Inside as Inside
 from .explorers import ProcessorChain as ProcessorChain
 from .explorers import SamplerBench as SamplerBench
 from .frames import logits_to_frame as logits_to_frame
@@ -67,9 +69,7 @@ from .tokens import readable as readable
 from .tokens import token_labels as token_labels
 from .tokens import token_table as token_table
 from .trace import Trace as Trace
-from .widgets import BeamExplorer as BeamExplorer
 from .widgets import Comparison as Comparison
-from .widgets import Inside as Inside
 from .widgets import Stepper as Stepper
 
 __version__: str

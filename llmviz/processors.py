@@ -91,9 +91,9 @@ def repetition_penalty(
 ) -> Tensor:
     """Divide the scores of tokens in the text so far, or multiply those that are negative.
 
-    Above 1 that makes repetition less likely, below 1 likelier. Prompt and continuation count;
+    Above 1 that makes repetition less likely, below 1 more likely. Prompt and continuation count;
     padding, where `attention_mask` (rows, tokens) is 0, does not. Logits plus a constant are the
-    same distribution before, and another one after.
+    same distribution before, and a different one after.
     transformers: RepetitionPenaltyLogitsProcessor; Keskar et al., 2019 (CTRL).
     """
     seen = _counts(input_ids, scores.shape[-1], attention_mask) > 0
@@ -114,7 +114,7 @@ def presence_penalty(scores: Tensor, presence_penalty: float, new_tokens: Tensor
 
 @processor
 def frequency_penalty(scores: Tensor, frequency_penalty: float, new_tokens: Tensor) -> Tensor:
-    """Subtract the penalty from a token's score each time that it has been generated.
+    """Subtract the penalty from a token's score each time it has been generated.
 
     `new_tokens`, shape (rows, tokens), is the continuation; the prompt does not count. Not in
     transformers: the OpenAI API's definition, which vLLM shares.
@@ -143,7 +143,7 @@ def _counts(input_ids: Tensor, vocab_size: int, mask: Tensor | None = None) -> T
     """How often each token stands in a row where `mask` is true, shape (rows, vocabulary)."""
     if mask is not None:
         input_ids = torch.where(mask.bool(), input_ids, vocab_size)
-    # A spare column takes what does not count, such as a pad token behind the model's vocabulary.
+    # A spare column takes what does not count, such as a pad token beyond the model's vocabulary.
     counts = input_ids.new_zeros(len(input_ids), vocab_size + 1)
     input_ids = input_ids.clamp(max=vocab_size)
     return counts.scatter_add_(1, input_ids, torch.ones_like(input_ids))[:, :vocab_size]
@@ -354,7 +354,7 @@ def top_k(scores: Tensor, top_k: int, min_tokens_to_keep: int = 1) -> Tensor:
 
 @processor
 def top_p(scores: Tensor, top_p: float, min_tokens_to_keep: int = 1) -> Tensor:
-    """Keep the fewest likeliest tokens whose probabilities add up to p or more (the nucleus).
+    """Keep the fewest most likely tokens whose probabilities add up to p (the nucleus).
 
     The token that crosses p is kept. From the least likely up, a token goes while the sum so far
     is at most 1 − p. transformers: TopPLogitsWarper; Holtzman et al., 2019.
@@ -367,7 +367,7 @@ def top_p(scores: Tensor, top_p: float, min_tokens_to_keep: int = 1) -> Tensor:
 
 @processor
 def min_p(scores: Tensor, min_p: float, min_tokens_to_keep: int = 1) -> Tensor:
-    """Keep tokens at least `min_p` times as likely as the likeliest one.
+    """Keep tokens at least `min_p` times as likely as the most likely one.
 
     transformers: MinPLogitsWarper; Nguyen et al., 2024.
     """
@@ -381,8 +381,8 @@ def min_p(scores: Tensor, min_p: float, min_tokens_to_keep: int = 1) -> Tensor:
 def typical_p(scores: Tensor, typical_p: float, min_tokens_to_keep: int = 1) -> Tensor:
     """Keep the tokens whose surprisal is closest to the entropy, until they add up to p or more.
 
-    The token that crosses p is kept, with whatever is as close. The likeliest token itself can
-    go, where it says far less than is expected. `min_tokens_to_keep` are the most typical ones.
+    The token that crosses p is kept, with whatever is as close. The most likely token itself
+    can go, where it says far less than is expected. `min_tokens_to_keep` are the most typical ones.
     transformers: TypicalLogitsWarper; Meister et al., 2022.
     """
     log_probs = scores.log_softmax(-1)

@@ -110,8 +110,9 @@ class Trace:
 
     Beam search adds `sequences_scores` (sum of the scores / length ** length_penalty), `beams` (a
     list of BeamSteps per prompt) and `beam_paths` (for each sequence, the number of its candidate
-    in each of these steps); assisted decoding adds `drafts`, DoLa `premature_layers` (for each
-    sequence, the number of the layer that each step was contrasted with).
+    in each of these steps, as far as it is a hypothesis: see `beam_search`); assisted decoding adds
+    `drafts`, DoLa `premature_layers` (for each sequence, the number of the layer that each step was
+    contrasted with).
     """
 
     prompts: list[str]

@@ -89,18 +89,25 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     from nbval.plugin import IPyNbCell, IPyNbFile
 
-    exact, teardown = IPyNbCell.sanitize, IPyNbFile.teardown
+    exact, setup, teardown = IPyNbCell.sanitize, IPyNbFile.setup, IPyNbFile.teardown
 
     def sanitize(self, text):
         text = exact(self, text)
         return Output(text) if isinstance(text, str) else text
+
+    def setup_with_model(self):
+        from llmviz.default_model import default_model_folder
+
+        default_model_folder()  # may take a while, of which a lesson would tell
+        setup(self)
 
     def keep_and_teardown(self):
         if config.option.executed:
             _keep(self, config.option.executed)
         teardown(self)
 
-    IPyNbCell.sanitize, IPyNbFile.teardown = sanitize, keep_and_teardown
+    IPyNbCell.sanitize = sanitize
+    IPyNbFile.setup, IPyNbFile.teardown = setup_with_model, keep_and_teardown
     without_progress_bars()
 
 

@@ -16,7 +16,7 @@ import pyright
 import pytest
 
 import llmviz as lv
-import llmviz.widgets
+from llmviz import explorers, widgets
 
 ROOT = Path(__file__).parent.parent
 ROOMS = {name for name in lv.__all__ if inspect.ismodule(getattr(lv, name))}
@@ -36,7 +36,7 @@ def run_alone(program: str) -> str:
 # The stub and the package.
 
 
-@pytest.mark.parametrize("package", [lv, llmviz.widgets], ids=lambda package: package.__name__)
+@pytest.mark.parametrize("package", [lv, explorers, widgets], ids=lambda package: package.__name__)
 def test_every_name_of_the_stub_resolves(package):
     assert package.__all__
     for name in package.__all__:
@@ -173,6 +173,9 @@ lv.print_stream(lv.stream_chat(model, tokenizer, "Hello", history))
 lv.SamplerBench(model, tokenizer, "Hello", temperature=0.7)
 lv.ProcessorChain(model, tokenizer, "Hello", repetition_penalty=1.2)
 lv.Stepper(model, tokenizer, "Hello", top_k=5)
+lv.BeamExplorer(model, tokenizer, "Hello", num_beams=3, no_repeat_ngram_size=2)
+lv.Comparison(model, tokenizer, "Hello", {"greedy": {}, "beams": {"num_beams": 4}})
+lv.Inside(model, tokenizer, "Hello")
 """
 
 # Each with the words that pyright's error must have.
@@ -200,6 +203,7 @@ WRONG = {
     "lv.processors.check(top_q=1)": 'No parameter named "top_q"',
     "lv.SamplerBench(model, tokenizer, 'Hello', temprature=1)": 'No parameter named "temprature"',
     "lv.ProcessorChain(model, tokenizer, 'Hello', topk=1)": 'No parameter named "topk"',
+    "lv.BeamExplorer(model, tokenizer, 'Hello', beams=3)": 'No parameter named "beams"',
     "lv.Stepper(model, tokenizer, 'Hello', top_k='1')": '"top_k"',
 }
 

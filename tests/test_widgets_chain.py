@@ -2,6 +2,7 @@
 
 import math
 import re
+import threading
 
 import matplotlib.pyplot as plt
 import pytest
@@ -199,3 +200,68 @@ def test_the_figure_shows_the_same_numbers():
     assert [bar.get_width() for bar in ax.patches] == [s.probability for s in explorer.stages]
     assert [t.get_text() for t in ax.get_yticklabels()][0] == "logits"
     plt.close("all")
+
+
+def test_token_sliders_and_texts_may_move_at_once():
+    """From several threads, as a kernel answers them: no error, and one picture of one state."""
+    explorer, errors = chain(temperature=0.7, top_k=9), []
+    explorer.message.observe(lambda c: "Not possible" in c.new and errors.append(c.new), "value")
+    offered = [i for _, i in explorer.token_list.options]
+
+    def moves(function):
+        def run():
+            try:
+                for n in range(60):
+                    function(n)
+            except BaseException as error:
+                errors.append(repr(error))
+
+        return threading.Thread(target=run)
+
+    sliders = explorer.settings.sliders
+
+    def slide(n):
+        sliders["top_k"].value, sliders["top_p"].value = n % 7, 0.5 + (n % 2) / 2
+        sliders["temperature"].value, sliders["repetition_penalty"].value = 1 + n % 2, 1 + n % 3 / 4
+
+    def pick(n):
+        explorer.reacts(lambda: explorer._choose(offered[n % 9]))()
+
+    def write(n):
+        explorer.prompt_box.value = f"hello {n % 5}"
+        explorer.wait(10)
+        repr(explorer)
+
+    threads = [moves(slide), moves(pick), moves(write), moves(slide)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    explorer.wait(10)
+    assert not errors
+    state = explorer.state
+    assert [s.name.partition("=")[0] for s in state.stages[1:]] == list(state.on)
+    assert state.on == explorer.settings.on and explorer.prompt_box.value == state.position.prompt
+    explorer.redraw()
+    assert explorer.picture() == explorer.view.value
+
+
+def test_settings_are_shown_as_given():
+    explorer = chain(
+        token="l", temperature=0.123456789, top_p=0.07, epsilon_cutoff=0.0003, top_k=9,
+        repetition_penalty=1.0000001,
+    )  # fmt: skip
+    words = "\n".join(s.words for s in explorer.stages)
+    names = [s.name for s in explorer.stages]
+    assert "temperature=0.123456789" in names and "repetition_penalty=1.0000001" in names
+    chosen = chain(token=int(explorer.position.logits.argmax()), **explorer.state.on)
+    words = "\n".join(s.words for s in chosen.stages)
+    assert "÷ 0.123456789" in words and "< 7%" in words and "≥ 0.03%" in words
+    explorer.settings.sliders["temperature"].value = 0.1 + 0.2
+    assert "temperature=0.3" in repr(explorer) and "0.30000" not in repr(explorer)
+
+
+@pytest.mark.parametrize("name", ["guidance_scale", "forced_eos_token_id"])
+def test_what_needs_more_than_a_position_is_refused(name):
+    with pytest.raises(TypeError, match=name):
+        chain(**{name: 3})

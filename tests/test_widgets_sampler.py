@@ -306,3 +306,33 @@ def test_a_drag_leaves_the_threads_of_torch_alone(monkeypatch):
     monkeypatch.setattr(torch, "set_num_threads", lambda _: pytest.fail("threads were changed"))
     explorer.settings.sliders["top_k"].value = 5
     assert "top_k=5" in repr(explorer)
+
+
+def test_no_negative_zero():
+    explorer = bench(top_k=1)
+    assert "→ 0.00 bits" in repr(explorer) and "-0.00" not in repr(explorer) + explorer.view.value
+
+
+def test_settings_are_shown_as_given():
+    explorer = bench(temperature=0.123456789, top_p=0.98765432198)
+    assert "temperature=0.123456789, top_p=0.98765432198" in repr(explorer)
+    assert "temperature=0.123456789" in explorer.call
+
+
+def test_after_an_error_the_sliders_are_where_the_picture_is(monkeypatch):
+    explorer = bench(temperature=0.7, seed=3)
+    explorer.draw_button.click()
+    draws = explorer.draws
+
+    def fails(*_):
+        raise RuntimeError("no memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(explorer, "process", fails)
+        explorer.settings.sliders["temperature"].value = 2.0
+        assert "RuntimeError: no memory" in explorer.message.value
+        assert explorer.settings.sliders["temperature"].value == 0.7
+        explorer.seed_box.value = 9
+        assert explorer.seed_box.value == 3 and explorer.draws == draws
+    explorer.settings.sliders["temperature"].value = 2.0
+    assert "temperature=2.0" in repr(explorer) and explorer.message.value == ""

@@ -240,6 +240,11 @@ def _strategy(*, do_sample: bool, num_beams: int, num_return_sequences: int, **g
     strategy = next(iter(asked.values()), sample if do_sample else greedy_search)
     if strategy is contrastive_search and do_sample:
         raise ValueError("penalty_alpha with do_sample=True: contrastive search does not draw")
+    if strategy is contrastive_search and given["top_k"] == 0:
+        raise ValueError(
+            f"penalty_alpha={given['penalty_alpha']} with top_k=0: contrastive search compares the "
+            "top_k most likely tokens; pass top_k=4, for one"
+        )
     if given["cache_implementation"] and strategy not in (greedy_search, sample):
         raise ValueError(
             f'cache_implementation="static" with {strategy.__name__.replace("_", " ")}, which '

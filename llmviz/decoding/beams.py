@@ -360,54 +360,61 @@ def check_beams(
     max_new_tokens: int,
 ) -> dict:
     """The arguments of `beam_search` as plain Python; a ValueError for the first out of bounds."""
-    beams = arguments.whole("num_beams", num_beams, high=MOST_ROWS)
-    returned = arguments.whole("num_return_sequences", num_return_sequences)
-    groups = arguments.whole("num_beam_groups", num_beam_groups)
-    length = arguments.whole("max_new_tokens", max_new_tokens)
-    if returned > beams:
-        raise ValueError(
-            f"num_return_sequences={returned} with num_beams={beams}: a beam search finishes with "
-            "as many hypotheses as it has beams, so ask for that many at most"
-        )
     early_stopping = arguments.plain(early_stopping)
+    plain = {
+        "max_new_tokens": arguments.whole("max_new_tokens", max_new_tokens),
+        "num_beams": arguments.whole("num_beams", num_beams, high=MOST_ROWS),
+        "num_return_sequences": arguments.whole("num_return_sequences", num_return_sequences),
+        "length_penalty": float(arguments.number("length_penalty", length_penalty)),
+        "early_stopping": early_stopping,
+        "do_sample": arguments.flag("do_sample", do_sample),
+        "num_beam_groups": arguments.whole("num_beam_groups", num_beam_groups),
+        "diversity_penalty": float(
+            arguments.number(
+                "diversity_penalty", diversity_penalty, 0, 1e30, wanted="a number from 0 to 1e30"
+            )
+        ),
+    }
     if not isinstance(early_stopping, (bool, str)) or early_stopping not in (True, False, "never"):
         raise ValueError(
             f"early_stopping={arguments.shown(early_stopping)}: it must be True, False or 'never'"
         )
-    length_penalty = arguments.number("length_penalty", length_penalty)
-    diversity_penalty = arguments.number("diversity_penalty", diversity_penalty)
-    # The longest length's power has to be a number that can be divided by.
-    if abs(length_penalty * math.log(length)) > 300:
+    _check_together(**plain)
+    return plain
+
+
+def _check_together(
+    *, num_beams, num_return_sequences, num_beam_groups, diversity_penalty, max_new_tokens,
+    length_penalty, do_sample, early_stopping,
+) -> None:  # fmt: skip
+    """Raise a ValueError for arguments that contradict each other."""
+    if num_return_sequences > num_beams:
         raise ValueError(
-            f"length_penalty={length_penalty!r}: {length} tokens to that power is out of "
+            f"num_return_sequences={num_return_sequences} with num_beams={num_beams}: a beam "
+            "search finishes with as many hypotheses as it has beams, so ask for that many at most"
+        )
+    # The longest length's power has to be a number that can be divided by.
+    if abs(length_penalty * math.log(max_new_tokens)) > 300:
+        raise ValueError(
+            f"length_penalty={length_penalty!r}: {max_new_tokens} tokens to that power is out of "
             "range; useful values lie between -2 and 2"
         )
-    if beams % groups:
+    if num_beams % num_beam_groups:
         raise ValueError(
-            f"num_beam_groups={groups} does not divide num_beams={beams}: groups must "
+            f"num_beam_groups={num_beam_groups} does not divide num_beams={num_beams}: groups must "
             "be of equal size"
         )
-    if diversity_penalty < 0 or (groups > 1 and diversity_penalty == 0):
+    if diversity_penalty < 0 or (num_beam_groups > 1 and diversity_penalty == 0):
         raise ValueError(
-            f"diversity_penalty={diversity_penalty!r}: it must be above 0, or all "
-            f"{groups} groups do the same"
+            f"diversity_penalty={diversity_penalty!r} with num_beam_groups={num_beam_groups}: it "
+            "must be above 0 with several groups, which would all do the same, and 0 or more with "
+            "one"
         )
-    do_sample = arguments.flag("do_sample", do_sample)
-    if do_sample and groups > 1:
+    if do_sample and num_beam_groups > 1:
         raise ValueError(
-            f"num_beam_groups={groups} with do_sample=True: groups of beams are not "
+            f"num_beam_groups={num_beam_groups} with do_sample=True: groups of beams are not "
             "sampled; pass do_sample=False or num_beam_groups=1"
         )
-    return {
-        "max_new_tokens": length,
-        "num_beams": beams,
-        "num_return_sequences": returned,
-        "length_penalty": length_penalty,
-        "early_stopping": early_stopping,
-        "do_sample": do_sample,
-        "num_beam_groups": groups,
-        "diversity_penalty": diversity_penalty,
-    }
 
 
 class _Candidates(NamedTuple):
@@ -446,7 +453,7 @@ class Beams:
         self.num_beams, self.first_beam = num_beams, first // prompts
         self.num_candidates = num_candidates
         self.length, self.max_new_tokens = 0, max_new_tokens
-        self.length_penalty, self.early_stopping = length_penalty, early_stopping
+        self.length_penalty, self.early_stopping = float(length_penalty), early_stopping
         # At first all beams hold the same text, so only one of them may count.
         self.running = torch.full((prompts, num_beams), NEVER)
         self.running[:, 0] = 0.0

@@ -10,6 +10,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+from ..twin import is_changed_by_a_pass, twin
+
 
 class Unconditional:
     """The model's logits after the prompt's last token and the continuation alone.
@@ -26,9 +28,10 @@ class Unconditional:
     def __init__(self, model: PreTrainedModel, prompt_length: int, takes_back: bool = False):
         from transformers import UnbatchedClassifierFreeGuidanceLogitsProcessor as Theirs
 
-        self.model, self.prompt_length, self.takes_back = model, prompt_length, takes_back
+        self.model = twin(model) if is_changed_by_a_pass(model) else model  # as in `Prefix`
+        self.prompt_length, self.takes_back = prompt_length, takes_back
         use_cache = getattr(model.generation_config, "use_cache", True) is not False
-        self._theirs = Theirs(1.0, model, use_cache=use_cache)
+        self._theirs = Theirs(1.0, self.model, use_cache=use_cache)
         self._length, self._logits = 0, None
 
     @torch.no_grad()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .. import arguments
 from ..models import input_device
 from ..twin import is_changed_by_a_pass, twin
 
@@ -215,10 +216,11 @@ def can_take_back(model: PreTrainedModel) -> bool:
 
 
 def check_cache(cache_implementation: str | None) -> None:
-    if cache_implementation not in (None, "static"):
+    static = isinstance(cache_implementation, str) and cache_implementation == "static"
+    if cache_implementation is not None and not static:
         raise ValueError(
-            f'cache_implementation={cache_implementation!r}: it must be "static", or None for a '
-            "cache that grows"
+            f"cache_implementation={arguments.shown(cache_implementation)}: it must be "
+            '"static", or None for a cache that grows'
         )
 
 

@@ -55,7 +55,6 @@ class Comparison(Explorer):
     """
 
     prompt, runs = of_state("prompt"), of_state("runs")
-    _unsettled = " (The rows below are those of the last run.)"
 
     def __init__(
         self,
@@ -108,6 +107,9 @@ class Comparison(Explorer):
             ),
             self.run_button,
         )
+
+    def complain(self, words: str) -> None:
+        super().complain(f"{words} (The rows below are those of the last run.)")
 
     def _on_run(self) -> None:
         names = [box.value.strip() for box in self.name_boxes]

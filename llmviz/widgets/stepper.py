@@ -406,9 +406,11 @@ class Stepper(Explorer):
             self._follow()
 
     def settle(self) -> None:
-        self.prompt_box.value = self.prompt
         self.play.playing = False
         self._follow()
+
+    def texts(self) -> list:
+        return [(self.prompt_box, self.prompt)]
 
     def _follow(self) -> None:
         """Let the controls say where we are."""

@@ -1,5 +1,8 @@
 """One JupyterLab and one browser for all tests of this folder."""
 
+import time
+from pathlib import Path
+
 import pytest
 
 from tests.browser.lab import HOSTILE_SETUP, ROOT, SETUP, TINY_SETUP, serve
@@ -16,8 +19,19 @@ def lab(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def executed(request):
-    """Where the lessons are that nbval ran and compared; without `--executed`, the stored ones."""
-    return request.config.getoption("--executed", None) or ROOT / "notebooks"
+    """Finds a lesson as nbval ran and compared it; without `--executed`, as it is stored."""
+    folder = request.config.getoption("--executed", None)
+
+    def found(name: str) -> Path:
+        if folder is None:
+            return ROOT / "notebooks" / name
+        # Lessons are run before the browser's tests, but by other processes too.
+        deadline = time.monotonic() + 300
+        while not (folder / name).exists() and time.monotonic() < deadline:
+            time.sleep(1)
+        return folder / name
+
+    return found
 
 
 # A notebook with a kernel for each kind of model, which all explorers' tests share:

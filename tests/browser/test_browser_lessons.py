@@ -21,8 +21,9 @@ COLOURED = """all => all.filter(
 
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda path: path.stem)
 def test_what_was_run_is_shown(lab, executed, lesson):
-    ran = nbformat.read(executed / lesson.name, as_version=4)
-    with lab.notebook(lab.add(executed / lesson.name), kernel=False) as notebook:
+    path = executed(lesson.name)
+    ran = nbformat.read(path, as_version=4)
+    with lab.notebook(lab.add(path), kernel=False) as notebook:
         assert not any(cell["metadata"].get("trusted") for cell in notebook.cells())
         page = notebook.page
         for cell, shown in zip(ran.cells, notebook.every_cell(), strict=True):
