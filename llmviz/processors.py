@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from torch import LongTensor, Tensor
+from torch import Tensor
 from torch.distributions import Categorical
 
 from . import arguments
@@ -29,6 +30,11 @@ from .settings import (
     plain_ids,
     processor,
 )
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .settings import Context, Settings
 
 # Biases: from what the text would be without its prompt, and from what the caller wishes
 
@@ -48,7 +54,9 @@ def guidance_scale(scores: Tensor, guidance_scale: float, unconditional_logits: 
 
 
 @processor
-def sequence_bias(scores: Tensor, sequence_bias: list, input_ids: LongTensor) -> Tensor:
+def sequence_bias(
+    scores: Tensor, sequence_bias: Mapping[tuple[int, ...], float] | Sequence, input_ids: Tensor
+) -> Tensor:
     """Add each sequence's bias to its last token, where the text so far ends in its other tokens.
 
     sequence_bias: pairs [token ids, bias], or a dict from tuples of token ids to biases. A bias
@@ -78,7 +86,7 @@ def sequence_bias(scores: Tensor, sequence_bias: list, input_ids: LongTensor) ->
 def repetition_penalty(
     scores: Tensor,
     repetition_penalty: float,
-    input_ids: LongTensor,
+    input_ids: Tensor,
     attention_mask: Tensor | None = None,
 ) -> Tensor:
     """Divide the scores of tokens in the text so far, or multiply those that are negative.
@@ -94,7 +102,7 @@ def repetition_penalty(
 
 
 @processor
-def presence_penalty(scores: Tensor, presence_penalty: float, new_tokens: LongTensor) -> Tensor:
+def presence_penalty(scores: Tensor, presence_penalty: float, new_tokens: Tensor) -> Tensor:
     """Subtract the penalty once from every token that has been generated, however often.
 
     `new_tokens`, shape (rows, tokens), is the continuation; the prompt does not count. Not in
@@ -105,7 +113,7 @@ def presence_penalty(scores: Tensor, presence_penalty: float, new_tokens: LongTe
 
 
 @processor
-def frequency_penalty(scores: Tensor, frequency_penalty: float, new_tokens: LongTensor) -> Tensor:
+def frequency_penalty(scores: Tensor, frequency_penalty: float, new_tokens: Tensor) -> Tensor:
     """Subtract the penalty from a token's score each time it has been generated.
 
     `new_tokens`, shape (rows, tokens), is the continuation; the prompt does not count. Not in
@@ -115,9 +123,7 @@ def frequency_penalty(scores: Tensor, frequency_penalty: float, new_tokens: Long
 
 
 @processor
-def no_repeat_ngram_size(
-    scores: Tensor, no_repeat_ngram_size: int, input_ids: LongTensor
-) -> Tensor:
+def no_repeat_ngram_size(scores: Tensor, no_repeat_ngram_size: int, input_ids: Tensor) -> Tensor:
     """Rule out every token that would complete an n-gram which the text so far contains.
 
     Prompt, continuation and padding count. transformers: NoRepeatNGramLogitsProcessor;
@@ -133,7 +139,7 @@ def no_repeat_ngram_size(
     return scores.masked_fill(banned, -math.inf)
 
 
-def _counts(input_ids: LongTensor, vocab_size: int, mask: Tensor | None = None) -> LongTensor:
+def _counts(input_ids: Tensor, vocab_size: int, mask: Tensor | None = None) -> Tensor:
     """How often each token stands in a row where `mask` is true, shape (rows, vocabulary)."""
     if mask is not None:
         input_ids = torch.where(mask.bool(), input_ids, vocab_size)
@@ -148,7 +154,10 @@ def _counts(input_ids: LongTensor, vocab_size: int, mask: Tensor | None = None) 
 
 @processor
 def bad_words_ids(
-    scores: Tensor, bad_words_ids: list[list[int]], input_ids: LongTensor, eos_token_ids=()
+    scores: Tensor,
+    bad_words_ids: Sequence[Sequence[int]],
+    input_ids: Tensor,
+    eos_token_ids: Iterable[int] = (),
 ) -> Tensor:
     """Rule out the last token of each bad word where the text so far ends in its other tokens.
 
@@ -165,7 +174,7 @@ def bad_words_ids(
 
 @processor
 def min_new_tokens(
-    scores: Tensor, min_new_tokens: int, new_tokens: LongTensor, eos_token_ids=()
+    scores: Tensor, min_new_tokens: int, new_tokens: Tensor, eos_token_ids: Iterable[int] = ()
 ) -> Tensor:
     """Rule out every eos token until that many tokens have been generated.
 
@@ -180,8 +189,8 @@ def min_new_tokens(
 @processor
 def prefix_allowed_tokens_fn(
     scores: Tensor,
-    prefix_allowed_tokens_fn: Callable[[int, LongTensor], list[int]],
-    input_ids: LongTensor,
+    prefix_allowed_tokens_fn: Callable[[int, Tensor], Sequence[int]],
+    input_ids: Tensor,
     num_beams: int = 1,
 ) -> Tensor:
     """Rule out every token that the caller's function does not list for a row.
@@ -211,8 +220,8 @@ def prefix_allowed_tokens_fn(
 @processor
 def forced_eos_token_id(
     scores: Tensor,
-    forced_eos_token_id: int | list[int],
-    new_tokens: LongTensor,
+    forced_eos_token_id: int | Sequence[int],
+    new_tokens: Tensor,
     max_new_tokens: int,
 ) -> Tensor:
     """Rule out all but this token, or these, where the last token of `max_new_tokens` is chosen.
@@ -232,8 +241,8 @@ def forced_eos_token_id(
 def exponential_decay_length_penalty(
     scores: Tensor,
     exponential_decay_length_penalty: tuple[int, float],
-    new_tokens: LongTensor,
-    eos_token_ids=(),
+    new_tokens: Tensor,
+    eos_token_ids: Iterable[int] = (),
 ) -> Tensor:
     """Raise every eos token's score by |score| · (factor ** n − 1), n tokens after the start.
 
@@ -256,14 +265,14 @@ def exponential_decay_length_penalty(
 
 
 @processor
-def suppress_tokens(scores: Tensor, suppress_tokens: list[int]) -> Tensor:
+def suppress_tokens(scores: Tensor, suppress_tokens: Sequence[int]) -> Tensor:
     """Rule out these tokens, always. transformers: SuppressTokensLogitsProcessor."""
     return _without(scores, suppress_tokens)
 
 
 @processor
 def begin_suppress_tokens(
-    scores: Tensor, begin_suppress_tokens: list[int], new_tokens: LongTensor
+    scores: Tensor, begin_suppress_tokens: Sequence[int], new_tokens: Tensor
 ) -> Tensor:
     """Rule out these tokens as the first of the continuation, `new_tokens` (rows, tokens).
 
@@ -279,7 +288,9 @@ def _without(scores: Tensor, token_ids) -> Tensor:
 
 
 @processor
-def logits_processor(scores: Tensor, logits_processor, input_ids: LongTensor) -> Tensor:
+def logits_processor(
+    scores: Tensor, logits_processor: Callable | Sequence[Callable], input_ids: Tensor
+) -> Tensor:
     """The caller's own: a function that takes (input_ids, scores), or a list of them in order.
 
     Any LogitsProcessor or LogitsProcessorList of transformers will do. One of a class that a
@@ -415,17 +426,17 @@ def _below_top(scores: Tensor, k: int) -> Tensor:
 
 def stages(
     scores: Tensor,
-    input_ids: LongTensor | None = None,
+    input_ids: Tensor | None = None,
     *,
     attention_mask: Tensor | None = None,
     prompt_length: int = 0,
     max_new_tokens: int | None = None,
-    eos_token_ids=(),
+    eos_token_ids: Iterable[int] = (),
     num_beams: int = 1,
     min_tokens_to_keep: int | None = None,
     unconditional_logits: Tensor | None = None,
     do_sample: bool = True,
-    **settings,
+    **settings: Unpack[Settings],
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield (name, scores) after each processor that is switched on, in transformers' order.
 
@@ -489,7 +500,11 @@ _NEEDED = {
 
 
 def process(
-    scores: Tensor, input_ids: LongTensor | None = None, *, num_beams: int = 1, **context
+    scores: Tensor,
+    input_ids: Tensor | None = None,
+    *,
+    num_beams: int = 1,
+    **context: Unpack[Context],
 ) -> Tensor:
     """`scores` after all the processors of `stages`, which takes the same arguments.
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import llmviz as lv
-from llmviz.decoding.dola import candidate_layers, contrast, dola, jensen_shannon
+from llmviz.decoding.early_layers import candidate_layers, contrast, dola, jensen_shannon
 from llmviz.decoding.search import greedy_search
 from tests import tiny
 from tests.scripted import Scripted

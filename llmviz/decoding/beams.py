@@ -13,10 +13,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from itertools import zip_longest
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import BoolTensor, LongTensor, Tensor
+from torch import Tensor
 
 from .. import arguments, processors
 from ..models import check_length
@@ -26,14 +26,20 @@ from .guidance import unconditional
 from .prefix import Prefix, eos_token_ids
 from .search import MOST_ROWS, check_draws, check_inputs, check_stop, seeded, stopped
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from typing_extensions import Unpack
+
+    from ..settings import Settings
+
 # Stands for "not at all": finite, so that what is added to it still has an order.
 NEVER = -1e9
 
 
 def beam_search(
-    model,
-    input_ids: LongTensor,
-    attention_mask: LongTensor | None = None,
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
     *,
     num_beams: int,
     max_new_tokens: int = 40,
@@ -44,9 +50,9 @@ def beam_search(
     seed: int | None = None,
     num_beam_groups: int = 1,
     diversity_penalty: float = 0.0,
-    stop: Callable[[LongTensor], BoolTensor] | None = None,
+    stop: Callable[[Tensor], Tensor] | None = None,
     top_logprobs: int = 20,
-    **settings,
+    **settings: Unpack[Settings],
 ) -> Trace:
     """Keep the `num_beams` best hypotheses running, and return the best that finished.
 
@@ -117,9 +123,9 @@ class BeamSearch:
 
     def __init__(
         self,
-        model,
-        input_ids: LongTensor,
-        attention_mask: LongTensor | None = None,
+        model: PreTrainedModel,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
         *,
         num_beams: int,
         max_new_tokens: int = 40,
@@ -127,7 +133,7 @@ class BeamSearch:
         seed: int | None = None,
         num_beam_groups: int = 1,
         diversity_penalty: float = 0.0,
-        stop: Callable[[LongTensor], BoolTensor] | None = None,
+        stop: Callable[[Tensor], Tensor] | None = None,
         top_logprobs: int = 20,
         **settings,
     ):
@@ -335,7 +341,7 @@ def hamming_diversity(scores: Tensor, diversity_penalty: float, taken: Tensor) -
     return scores - diversity_penalty * taken.repeat_interleave(beams, dim=0)
 
 
-def filler(model) -> int:
+def filler(model: PreTrainedModel) -> int:
     """What fills a returned row after its end. A pad token of 0 counts as none, as in `generate`;
     where a model has no eos either, rows are filled with −1."""
     eos = eos_token_ids(model)
@@ -414,11 +420,11 @@ def _check_together(
 class _Candidates(NamedTuple):
     """A step's candidates, the best first. Tensors of shape (prompts, candidates), on the CPU."""
 
-    rows: LongTensor  # the row of the batch, among those of all groups, that each extends
-    beams: LongTensor  # the running hypothesis of its prompt and group that each extends
-    tokens: LongTensor
+    rows: Tensor  # the row of the batch, among those of all groups, that each extends
+    beams: Tensor  # the running hypothesis of its prompt and group that each extends
+    tokens: Tensor
     sums: Tensor  # of the whole hypothesis: the running total with this token
-    ended: BoolTensor  # whether its text is complete
+    ended: Tensor  # whether its text is complete
     log_probs: Tensor  # of the token under the model; this and the next for the record only
     scores: Tensor  # of the token after the processors
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
-from torch import BoolTensor, LongTensor
+from torch import Tensor
 
 from .. import arguments, processors
 from ..decoding import with_text
@@ -21,6 +22,12 @@ from ..widgets.controls import Name, inputs_line, plain_settings, written
 from .base import Explorer
 from .beam_picture import Grown, grown, picture
 from .replays import STOPPINGS, Replay, all_replays, penalties, told
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from typing_extensions import Unpack
+
+    from ..settings import Settings
 
 _SAYS = {
     "unknown": "not yet compared with generate for these settings",
@@ -68,8 +75,8 @@ class BeamExplorer(Explorer):
 
     def __init__(
         self,
-        model,
-        tokenizer,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
         prompt: str,
         *,
         num_beams: int = 3,
@@ -77,7 +84,7 @@ class BeamExplorer(Explorer):
         length_penalty: float = 1.0,
         early_stopping: bool | str = False,
         add_special_tokens: bool = True,
-        **settings,
+        **settings: Unpack[Settings],
     ):
         check_model(model)
         self._settings = plain_settings(settings, model.config.get_text_config().vocab_size)
@@ -265,7 +272,7 @@ class BeamExplorer(Explorer):
         input_ids, told = self.search.input_ids, dict(told)
         own = told.pop("logits_processor", [])
 
-        def enough(texts: LongTensor, scores, **kwargs) -> BoolTensor:
+        def enough(texts: Tensor, scores, **kwargs) -> Tensor:
             return torch.full((len(texts),), stopped.is_set(), device=texts.device)
 
         output = self.model.generate(

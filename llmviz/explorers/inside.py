@@ -7,6 +7,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,6 +20,9 @@ from ..tables import Table
 from ..tokens import clipped
 from ..widgets.base import bar, card, result_of, table, token, tokens_of
 from .base import Explorer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _TOP = 5  # predictions of the lens to list
 _LAYERS = 40  # of a deeper model, only so many rows, around the chosen one
@@ -99,8 +103,8 @@ class Inside(Explorer):
 
     def __init__(
         self,
-        model,
-        tokenizer,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
         text: str,
         *,
         layer: int = 0,

@@ -6,9 +6,10 @@ import logging
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING
 
 import ipywidgets
-from torch import LongTensor, Tensor
+from torch import Tensor
 
 from .. import arguments
 from ..colours import BLUE, INK, MUTED, RED
@@ -16,6 +17,9 @@ from ..decoding.prefix import Prefix
 from ..html import VERBATIM, escaped
 from ..models import check_length, check_model, vocab_size
 from ..tokens import clipped, encode
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # A card of its own, white in every theme.
 _CARD = (
@@ -335,14 +339,14 @@ def result_of(steps: Generator):
 
 
 def tokens_of(
-    model,
-    tokenizer,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     text: str,
     max_new_tokens: int | None = 1,
     *,
     add_special_tokens: bool = True,
     name: str = "prompt",
-) -> LongTensor:
+) -> Tensor:
     """The tokens of one text, shape (1, tokens), that the model can read and continue.
 
     Raises TypeError or ValueError that names `name` where it is no text, empty, too long (unless
@@ -361,8 +365,12 @@ def tokens_of(
 
 
 def read(
-    model, tokenizer, text: str, *, add_special_tokens: bool = True
-) -> tuple[LongTensor, Tensor]:
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    *,
+    add_special_tokens: bool = True,
+) -> tuple[Tensor, Tensor]:
     """One pass: the tokens of `text`, shape (1, tokens), and the next one's logits, shape
     (1, vocabulary), float32; both on the CPU. Raises as `tokens_of` does, before the pass."""
     input_ids = tokens_of(model, tokenizer, text, add_special_tokens=add_special_tokens)

@@ -9,9 +9,10 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os.path import commonprefix
+from typing import TYPE_CHECKING
 
 import ipywidgets
-from torch import LongTensor, Tensor
+from torch import Tensor
 
 from .. import arguments
 from ..colours import MUTED
@@ -23,6 +24,9 @@ from ..tokens import printable
 from ..trace import Trace
 from .base import Explorer, card, of_state, result_of, table
 from .controls import text_box, written
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _MOST = 4
 _OURS = "logits_processor"  # a look at each token goes there
@@ -54,8 +58,8 @@ class Comparison(Explorer):
 
     def __init__(
         self,
-        model,
-        tokenizer,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
         prompt: str,
         strategies: dict[str, dict],
         *,
@@ -175,7 +179,7 @@ class Comparison(Explorer):
         given = {**self._defaults, **given}
         steps = itertools.count(1)
 
-        def look_up(input_ids: LongTensor, scores: Tensor) -> Tensor:
+        def look_up(input_ids: Tensor, scores: Tensor) -> Tensor:
             watch(min(next(steps) / given["max_new_tokens"], 1.0))
             return scores
 
