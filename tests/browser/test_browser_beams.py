@@ -11,6 +11,7 @@ from llmviz.formats import fixed, given
 from llmviz.tokens import clipped
 from tests import hostile as bad
 from tests import tiny
+from tests.browser.lab import SETUP
 from tests.browser.pages import MOVE, milliseconds, move, opened, overflow, unnamed
 from tests.scripted import Scripted, drawn
 from tests.test_explorers_beams import ending, letters
@@ -214,3 +215,75 @@ def test_wide_labels_stay_in_their_column(lab, tmp_path):
         steps = page.locator("svg text", has_text="step")
         first, second = (float(steps.nth(i).get_attribute("x")) for i in (0, 1))
         assert label.evaluate("t => t.getBBox().width") < second - first - 10
+
+
+# In JupyterLab, with a kernel
+
+
+def test_in_lab_it_reads_compares_and_takes_every_key(small):
+    root, key = small.drawn(BEAMS.format("'hello'", 6)), small.page.keyboard
+    cells = len(small.cells())
+    root.get_by_label("prompt").fill("how are you")
+    key.press("Enter")
+    root.get_by_text("how are you …").wait_for()
+    key.press("Tab")
+    key.press("ArrowUp")
+    key.press("Enter")
+    root.get_by_text("num_beams=4").wait_for()
+    root.get_by_label("step", exact=True).focus()
+    key.press("Home")
+    root.get_by_text("step 1 of").wait_for()
+    root.get_by_label("length_penalty", exact=True).focus()
+    key.press("ArrowRight")
+    root.get_by_text("length_penalty=1.1").wait_for()
+    root.get_by_label("early_stopping").focus()
+    key.press("ArrowDown")
+    root.get_by_text("early_stopping=True").wait_for()
+    root.get_by_text("not yet compared").wait_for()
+    root.get_by_role("button", name="Compare with generate").focus()
+    key.press("Enter")
+    root.get_by_text("✓ generate").wait_for()  # of this place: the kernel has heard of it
+    root.get_by_label("prompt").fill("")
+    key.press("Enter")
+    root.get_by_text("no tokens").wait_for()
+    assert "how are you …" in root.inner_text()
+    root.get_by_label("prompt").fill("bye")
+    key.press("Enter")
+    root.get_by_text("bye …").wait_for()
+    root.get_by_text("no tokens").wait_for(state="detached")
+    assert len(small.cells()) == cells, "a shortcut of JupyterLab's struck"
+    outputs = [o for cell in small.cells() for o in cell.get("outputs", [])]
+    assert not [o for o in outputs if o["output_type"] in ("error", "stream")]
+
+
+def test_in_lab_it_follows_the_theme(small):
+    root = small.drawn(BEAMS.format("'hello'", 1))
+    root.get_by_text("step 1: over").wait_for()
+    small.theme("JupyterLab Dark")
+    try:
+        assert "dark" in root.get_attribute("class")
+    finally:
+        small.theme("JupyterLab Light")
+    assert "dark" not in root.get_attribute("class")
+
+
+def test_in_lab_hostile_tokens_run_nothing(hostile):
+    root = hostile.drawn(BEAMS.format("prompt", 4))
+    root.get_by_label("prompt").fill("hello <img/src=x/onerror=window.__hacked=1> hello")
+    hostile.page.keyboard.press("Enter")
+    root.get_by_text("hello <img/src=x/onerror=window.__hacked=1> hello …").wait_for()
+    root.get_by_label("step", exact=True).focus()
+    hostile.page.keyboard.press("Home")
+    root.get_by_text("step 1 of").wait_for()
+    assert not hostile.hacked() and root.locator("img, script").count() == 0
+
+
+def test_a_saved_notebook_keeps_picture_and_colours(lab):
+    """Untrusted, without a kernel."""
+    cell = BEAMS.format("'I enjoy walking with my cute dog'", 10)
+    with lab.notebook(lab.executed(SETUP, cell), kernel=False) as notebook:
+        tree = notebook.page.locator(".jp-OutputArea-output img").last
+        tree.wait_for()
+        assert tree.evaluate("i => i.naturalWidth > 500")
+        shown = notebook.page.locator(".jp-OutputArea-output").last.inner_text()
+        assert "✓ generate" in shown and "score = sum" in shown

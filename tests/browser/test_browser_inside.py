@@ -10,9 +10,10 @@ import llmviz as lv
 from llmviz.tokens import clipped
 from tests import hostile as bad
 from tests import tiny
+from tests.browser.lab import SETUP
 from tests.browser.pages import MOVE, milliseconds, move, opened, overflow, unnamed
 
-SMALL = "lv.Inside(model, tokenizer, 'hello there')"
+INSIDE = "lv.Inside(model, tokenizer, 'The capital of France is', layer=10, head=3)"
 
 
 def inside(text="hello you, there", architecture="llama", **chosen):
@@ -137,3 +138,52 @@ def test_hostile_tokens_and_hostile_state_run_nothing(lab, tmp_path):
         root = page.locator(".llmviz")
         assert root.locator("img, script, style, a, iframe").count() == 0
         assert bad.TEXTS[0] in root.inner_text()
+
+
+# In JupyterLab, with a kernel
+
+
+def test_in_lab_it_reads_another_text_and_takes_every_key(small):
+    root, key = small.drawn("lv.Inside(model, tokenizer, 'hello')"), small.page.keyboard
+    cells = len(small.cells())
+    root.get_by_label("layer", exact=True).focus()
+    key.press("End")
+    root.get_by_text("layer 2, head 0: where token 4").wait_for()
+    root.get_by_label("text", exact=True).fill("bye")
+    key.press("Enter")
+    root.get_by_text("layer 2, head 0: where token 2, e").wait_for()  # the kernel has heard of it
+    root.get_by_label("text", exact=True).fill("")
+    key.press("Enter")
+    root.get_by_text("no tokens").wait_for()
+    root.get_by_label("token", exact=True).focus()
+    key.press("ArrowLeft")
+    root.get_by_text("where token 1, y").wait_for()
+    root.get_by_text("no tokens").wait_for(state="detached")
+    root.get_by_label("text", exact=True).fill("hello again")
+    key.press("Enter")
+    root.get_by_text("where token 10, n").wait_for()
+    assert root.locator(".look").count() == 11
+    assert len(small.cells()) == cells, "a shortcut of JupyterLab's struck"
+    small.theme("JupyterLab Dark")
+    try:
+        assert "dark" in root.get_attribute("class")
+    finally:
+        small.theme("JupyterLab Light")
+
+
+def test_in_lab_hostile_tokens_stay_text(hostile):
+    root = hostile.drawn("lv.Inside(model, tokenizer, prompt)")
+    for name in ("layer", "token"):
+        root.get_by_label(name, exact=True).focus()
+        hostile.page.keyboard.press("Home")
+    root.get_by_text("layer 0, head 0: where token 0, hello").wait_for()
+    assert not hostile.hacked() and root.locator("img, script").count() == 0
+
+
+def test_untrusted_and_without_a_kernel_it_is_still_there(lab):
+    with lab.notebook(lab.executed(SETUP, INSIDE), kernel=False) as notebook:
+        picture = notebook.page.locator(".jp-OutputArea-output img").first
+        picture.wait_for()
+        assert picture.evaluate("image => image.naturalWidth") > 800
+        text = notebook.page.locator(".jp-OutputArea-output").last.inner_text()
+        assert "layer 10, head 3" in text
