@@ -184,7 +184,12 @@ PAIRS = [(name, argument) for name in CALLS for argument in names_of(getattr(lv,
 
 def test_no_public_function_is_left_out():
     functions = {name for name in lv.__all__ if callable(getattr(lv, name))}
-    data = {"ChatCache", "Table", "Trace", "load"}  # made by functions, or tried in tests of their own
+    data = {
+        "ChatCache",
+        "Table",
+        "Trace",
+        "load",
+    }  # made by functions, or tried in tests of their own
     assert functions - data == set(CALLS)
 
 
