@@ -366,3 +366,12 @@ def test_what_is_not_said_would_be_found():
     for what, text in said.items():
         assert re.search(NOT_SAID[what], text)
     assert not re.search(NOT_SAID["another's package"], "pip install llmviz-course")
+
+
+@pytest.mark.parametrize(("ci", "code"), [("true", 2), ("", 0)])
+def test_a_green_ci_has_run_the_browser_tests(ci, code):
+    done = subprocess.run(
+        ["make", "chromium", "CHROMIUM="], cwd=ROOT, env=os.environ | {"CI": ci},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == code and "browser tests are left out" in done.stdout
