@@ -79,7 +79,8 @@ def check(notebook, *, live: bool) -> None:
             cell.locator(EXPLORER).first.wait_for()
         notebook.page.wait_for_timeout(150)
         output = cell.locator(".jp-OutputArea-output")
-        found = f":is({MATHEMATICS}, script, svg:not(.llmviz svg), iframe, [onerror], [onload], a[href])"
+        runs = "script, svg:not(.llmviz svg), iframe, [onerror], [onload], a[href]"
+        found = f":is({MATHEMATICS}, {runs})"
         assert output.locator(found).count() == 0, output.locator(found).first.inner_html()
         seen += "".join(output.all_inner_texts())
     # The hostile texts are there, and are texts.
