@@ -10,7 +10,7 @@ import torch
 import llmviz as lv
 from llmviz.tokens import token_id_of
 from tests import hostile, tiny
-from tests.test_widgets_sampler import passes
+from tests.test_widgets_sampler import asked, moved, passes, retyped
 from tests.views import assert_harmless, assert_leaves_a_picture
 
 PROMPT = "hello hello"
@@ -24,6 +24,10 @@ ALL = {
 
 def chain(prompt=PROMPT, **settings):
     return lv.ProcessorChain(tiny.model("llama"), tiny.tokenizer(), prompt, **settings)
+
+
+def picked(explorer, token_id):
+    explorer.set_state({"chosen": {**explorer.chosen, "token": token_id}})
 
 
 @pytest.mark.parametrize("token_id", [0, 70, 71, 75, 100, tiny.EOS])
@@ -53,7 +57,7 @@ def test_the_words_of_the_cut_offs_are_true_for_every_token():
                      eta_cutoff=0.02)  # fmt: skip
     seen = set()
     for token_id in range(0, tiny.VOCABULARY, 3):
-        explorer._choose(token_id)
+        picked(explorer, token_id)
         for before, stage in zip(explorer.stages, explorer.stages[1:], strict=False):
             name, fell = stage.name.partition("=")[0], stage.rank is None
             if before.rank is None:
@@ -83,7 +87,7 @@ def test_the_penalties_count_what_they_should():
     assert words["repetition_penalty=1.5"].startswith("in the text: ")
     assert words["presence_penalty=0.5"] == "generated: − 0.5"
     assert words["frequency_penalty=0.25"] == "generated 2×: − 2 · 0.25"
-    explorer.token_box.value = "z"
+    asked(explorer, type="type", text="z")
     words = [s.words for s in explorer.stages[1:]]
     assert words == ["not in the text", "not generated so far", "not generated so far"]
 
@@ -100,7 +104,7 @@ def test_by_default_it_follows_the_likeliest_that_falls_out():
     fifth = explorer.position.logits[0].topk(6).indices[-1]
     assert explorer.token_id == fifth
     assert "rank 6 is beyond 5" in explorer.verdict
-    assert "✗ out" in explorer.view.value and "−∞" in explorer.view.value
+    assert "✗ out" in explorer.picture() and "−∞" in explorer.picture()
     nothing = chain()
     assert nothing.token_id == nothing.position.logits.argmax()
     assert " stays: " in nothing.verdict and len(nothing.stages) == 1
@@ -109,30 +113,23 @@ def test_by_default_it_follows_the_likeliest_that_falls_out():
 def test_a_token_can_be_picked_or_typed_without_a_pass(monkeypatch):
     explorer = chain(temperature=0.7, top_k=9)
     count = passes(explorer.model, monkeypatch)
-    third = explorer.token_list.options[2][1]
-    explorer.token_list.value = third
+    third = explorer.position.logits[0].topk(3).indices[2].item()
+    picked(explorer, third)
     assert explorer.token_id == third
-    explorer.token_box.value = "␣"
+    asked(explorer, type="type", text="␣")
     space = tiny.tokenizer()(" ")["input_ids"][0]
-    assert explorer.token_id == explorer.token_list.value == space
-    assert "“␣”" in explorer.view.value
-    explorer.settings.sliders["top_k"].value = 3
+    assert explorer.token_id == space and "“␣”" in explorer.picture()
+    moved(explorer, top_k=3)
     assert explorer.token_id == space and not count
-    offered = explorer.token_list.options
-    explorer.token_list.value = third
-    assert explorer.token_id == third
-    assert explorer.token_list.options == offered  # nothing moves under the slider
-    explorer.token_box.value = "␣"
-    assert explorer.token_id == space and explorer.token_box.value == ""
 
 
 def test_a_text_of_several_tokens_is_refused_in_words():
     explorer = chain()
-    before = explorer.view.value
-    explorer.token_box.value = "zz"
-    assert "is 2 tokens (z z)" in explorer.message.value and explorer.view.value == before
-    explorer.token_box.value = "z"
-    assert explorer.message.value == "" and "“z”" in explorer.view.value
+    before = explorer.picture()
+    asked(explorer, type="type", text="zz")
+    assert "is 2 tokens (z z)" in explorer.message and explorer.picture() == before
+    asked(explorer, type="type", text="z")
+    assert explorer.message == "" and "“z”" in explorer.picture()
     for token, words in (("zz", "2 tokens"), ("", "0 tokens"), (999, "below 259"), (1.5, "1.5")):
         with pytest.raises(ValueError, match=words):
             chain(token=token)
@@ -146,11 +143,11 @@ def test_visible_white_space_is_typed_as_it_is_shown():
 def test_a_setting_that_leaves_nothing_is_refused_in_words():
     explorer = chain(logits_processor=lambda ids, scores: scores + explorer_bias[0])
     explorer_bias[0] = -math.inf
-    explorer.settings.sliders["top_k"].value = 3
-    assert "−inf for every token" in explorer.message.value
+    moved(explorer, top_k=3)
+    assert "−inf for every token" in explorer.message
     explorer_bias[0] = 0.0
-    explorer.settings.sliders["top_k"].value = 4
-    assert explorer.message.value == "" and "top_k=4" in explorer.view.value
+    moved(explorer, top_k=4)
+    assert explorer.message == "" and "top_k=4" in explorer.picture()
 
 
 explorer_bias = [0.0]
@@ -159,25 +156,21 @@ explorer_bias = [0.0]
 def test_a_new_prompt_keeps_the_token(monkeypatch):
     explorer = chain(token="z", temperature=0.7)
     count = passes(explorer.model, monkeypatch)
-    explorer.prompt_box.value = "other words"
-    explorer.wait(30)
-    assert len(count) == 1 and "“z”" in explorer.view.value
-    assert torch.equal(explorer.state.scores[0][1], explorer.position.logits)
-    explorer.prompt_box.value = ""
-    explorer.wait(30)
-    assert "no tokens" in explorer.message.value and "other words" in explorer.view.value
+    retyped(explorer, "other words")
+    assert len(count) == 1 and "“z”" in explorer.picture()
+    torch.testing.assert_close(explorer.scores * 0.7, explorer.position.logits)
+    retyped(explorer, "")
+    assert "no tokens" in explorer.message and "other words" in explorer.picture()
 
 
 def test_hostile_tokens_and_prompts_stay_text():
     explorer = lv.ProcessorChain(
         hostile.model(), hostile.tokenizer(), hostile.PROMPT, top_k=9, logits_processor=own
     )
-    for _, token_id in explorer.token_list.options:
-        explorer.token_list.value = token_id
-        assert_harmless(explorer.view.value)
+    for token_id in range(30):
+        picked(explorer, token_id)
+        assert_harmless(explorer.picture())
     assert_leaves_a_picture(explorer)
-    explorer.token_box.value = "<b> <i>"
-    assert_harmless(explorer.message.value)
     explorer.figure().figure.canvas.draw()
     plt.close("all")
 

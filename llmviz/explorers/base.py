@@ -91,6 +91,7 @@ class Explorer(anywidget.AnyWidget):
                 self.say(reason(error), alert=True)
                 self.send_state("chosen")
             else:
+                self.message = ""
                 super().set_state(sync_data)
 
     def _on_message(self, _, content, buffers) -> None:
@@ -99,6 +100,7 @@ class Explorer(anywidget.AnyWidget):
         if handler is None or self._closed:
             return
         with self._lock:
+            self.message = ""  # the browser's own line is empty when it asks for something
             try:
                 if "chosen" in content:  # so far it may still be under way
                     self.chosen = content["chosen"]

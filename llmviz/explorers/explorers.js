@@ -250,7 +250,7 @@ const changes = {
 
 const mapped = (ids, to) => new Map([...ids].map((id) => [id, to(id)]));
 const never = (ids) => () => mapped(ids, () => -Infinity);
-const endsIn = (ids, end) => ids.length >= end.length && end.every((id, j) => ids[ids.length - end.length + j] === id);
+const endsIn = (ids, end) => end.every((id, j) => ids[ids.length - end.length + j] === id);
 
 /** All is ruled out but these, which are equal. */
 function forced(row, ids) {
@@ -285,8 +285,19 @@ function process(row, text, settings, computed = {}) {
   return stages;
 }
 
+/** Divided by a temperature: the order stays, but scores that are now equal go by their ids. */
 function cooled({ ids, scores, score }, by) {
-  return new Row(ids, scores.map((x) => x / by), (id) => f32(score(id) / by));
+  scores = scores.map((x) => x / by);
+  for (let r = 1, sorted = ids; r < scores.length; r++) {
+    if (scores[r] !== scores[r - 1] || ids[r] < ids[r - 1]) continue;
+    if (ids === sorted) ids = ids.slice();
+    let from = r - 1, to = r + 1;
+    while (from > 0 && scores[from - 1] === scores[r]) from--;
+    while (to < scores.length && scores[to] === scores[r]) to++;
+    ids.subarray(from, to).sort().reverse();
+    r = to;
+  }
+  return new Row(ids, scores, (id) => f32(score(id) / by));
 }
 
 // ---- 2 · Building the page: text is set as text, so no token can be read as HTML ------------------
@@ -585,7 +596,10 @@ class Explorer {
     write(this.message, alert ? `Not possible: ${text}` : text);
   }
   /** Ask Python for something; what it answers comes as a message, or in a trait. */
-  ask(type, content = {}) { this.host.send({ type, chosen: this.chosen, ...content }); }
+  ask(type, content = {}) {
+    this.say("");
+    this.host.send({ type, chosen: this.chosen, ...content });
+  }
   /** An input was moved: `done` when it was let go of. */
   changed(done) {
     if (this.line.classList.contains("alert")) this.say("");

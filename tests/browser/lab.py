@@ -125,6 +125,12 @@ class Lab:
         page.evaluate("() => window.jupyterapp.restored.then(() => true)")
         return page
 
+    def page(self, size=(960, 900)) -> Page:
+        """An empty tab, for a page without a kernel."""
+        page = self._context.new_page()
+        page.set_viewport_size({"width": size[0], "height": size[1]})
+        return page
+
     def look(self) -> list[str]:
         """What the notebooks show that are open, or that a failed test has just left."""
         left, self._left = self._left, []
