@@ -81,7 +81,8 @@ def number(
     if is_number(value):
         found = plain(value)
         if is_finite(found) and low <= found <= high:
-            return found if isinstance(found, (int, float)) else float(found)
+            short = isinstance(found, int) and abs(found) < 2**53  # torch takes no longer ones
+            return found if short else float(found)
     raise ValueError(f"{name}={shown(value)}: it must be {wanted}")
 
 

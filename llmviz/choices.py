@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from os.path import commonprefix
+from typing import TYPE_CHECKING
 
 import torch
-from torch import LongTensor, Tensor
+from torch import Tensor
 
 from . import arguments
 from .decoding.prefix import Prefix
@@ -15,10 +16,13 @@ from .models import check_model, context_size, vocab_size
 from .tables import Table
 from .tokens import check_ids, check_tokenizer, token_labels
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 
 def score_choices(
-    model,
-    tokenizer,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     prompt: str,
     choices: Iterable[str],
     *,
@@ -56,7 +60,7 @@ def score_choices(
     check_model(model)
     check_tokenizer(tokenizer)
     batch_size = arguments.whole("batch_size", batch_size)
-    arguments.flag("add_special_tokens", add_special_tokens)
+    add_special_tokens = arguments.flag("add_special_tokens", add_special_tokens)
     choices = _checked_texts(prompt, choices)
 
     def ids(text: str) -> list[int]:
@@ -134,7 +138,7 @@ def _log_probs_after(text: Prefix, answers: list[list[int]]) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-def _log_prob_of(tokens: LongTensor, logits: Tensor) -> Tensor:
+def _log_prob_of(tokens: Tensor, logits: Tensor) -> Tensor:
     """log_softmax(logits)[tokens], shape (rows, tokens), without a second tensor of that size."""
     chosen = logits.gather(-1, tokens[..., None].to(logits.device)).squeeze(-1)
     return chosen - logits.logsumexp(-1)

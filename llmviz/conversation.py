@@ -10,10 +10,11 @@ import copy
 import math
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import BoolTensor, LongTensor, Tensor
+from torch import Tensor
 
 from . import arguments, processors
 from .chat_cache import ChatCache
@@ -25,12 +26,18 @@ from .decoding.search import Generation, check_draws, draw, seeded
 from .models import check_model, context_size, vocab_size
 from .tokens import GrowingText, check_tokenizer, printable
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from typing_extensions import Unpack
+
+    from .settings import SettingsOfChat
+
 ROLES = ("user", "system", "assistant", "observation", "tool")
 
 
 def chat(
-    model,
-    tokenizer,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     query: str,
     history: list[dict] | None = None,
     role: str = "user",
@@ -43,13 +50,13 @@ def chat(
     top_p: float = 0.8,
     temperature: float = 0.8,
     seed: int | None = None,
-    logits_processor: Callable | list[Callable] | None = None,
+    logits_processor: Callable | Sequence[Callable] | None = None,
     eos_token_id: int | list[int] | None = None,
     past_key_values: ChatCache | None = None,
     return_past_key_values: bool = False,
     split_special_tokens: bool = True,
-    **settings,
-) -> tuple:
+    **settings: Unpack[SettingsOfChat],
+) -> tuple[Any, ...]:
     """Ask, and return (response, history): the answer, and the conversation with it at its end.
 
     query: what is said now, by `role`: "user", "system", "assistant", or what a tool returned,
@@ -113,8 +120,8 @@ def chat(
 
 
 def stream_chat(
-    model,
-    tokenizer,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     query: str,
     history: list[dict] | None = None,
     role: str = "user",
@@ -127,13 +134,13 @@ def stream_chat(
     top_p: float = 0.8,
     temperature: float = 0.8,
     seed: int | None = None,
-    logits_processor: Callable | list[Callable] | None = None,
+    logits_processor: Callable | Sequence[Callable] | None = None,
     eos_token_id: int | list[int] | None = None,
     past_key_values: ChatCache | None = None,
     return_past_key_values: bool = False,
     split_special_tokens: bool = True,
-    **settings,
-) -> Iterator[tuple]:
+    **settings: Unpack[SettingsOfChat],
+) -> Iterator[tuple[Any, ...]]:
     """`chat` that shows the answer as it is made: an iterator over (response, history).
 
     Each response is the whole answer so far. It begins with the one before, and never ends in half
@@ -166,7 +173,7 @@ def stream_chat(
     return answers if return_past_key_values else (answer[:2] for answer in answers)
 
 
-def print_stream(stream: Iterable[tuple]) -> tuple:
+def print_stream(stream: Iterable[tuple[Any, ...]]) -> tuple[Any, ...]:
     """Print the answer of `stream_chat` as it is made, and return the last of its tuples.
 
     A character that would steer the terminal, such as ESC or one that turns the direction of
@@ -196,7 +203,7 @@ def print_stream(stream: Iterable[tuple]) -> tuple:
     return last
 
 
-def remove_invalid_values(input_ids: LongTensor, scores: Tensor) -> Tensor:
+def remove_invalid_values(input_ids: Tensor, scores: Tensor) -> Tensor:
     """A `logits_processor` against NaN and +inf: no token with such a score is chosen.
 
     NaN becomes −inf. +inf is taken as certainty: the tokens that have it become 0, all others −inf.
@@ -243,7 +250,7 @@ class _Turn:
         self.input_ids = torch.tensor([ids])
         self.max_new_tokens = _room(model, len(ids), max_length, max_new_tokens)
 
-    def ends(self, input_ids: LongTensor) -> BoolTensor:
+    def ends(self, input_ids: Tensor) -> Tensor:
         """Whether a row of `input_ids`, shape (rows, tokens), ends in an eos token."""
         return torch.isin(input_ids[:, -1], self.eos.to(input_ids.device))
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import warnings
 from functools import cache
+from typing import TYPE_CHECKING
 
 from . import arguments
 
+if TYPE_CHECKING:
+    import torch
 
-def find_device(device):
+
+def find_device(device: str | torch.device | None) -> torch.device:
     """The torch device that `device` names, by default a CUDA GPU where there is one, else the CPU.
 
     Raises ValueError for what is no device, or is not there.
@@ -43,7 +47,7 @@ def said_by(error: Exception) -> str:
 
 
 @cache
-def check_products(device) -> None:
+def check_products(device: torch.device) -> None:
     """Compare two matrix products on `device` with the CPU's, once per process.
 
     Raises ValueError where a product as each step makes it, from a hidden state to the logits, is

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -13,8 +14,11 @@ from .recorder import top_tokens
 from .tables import Table
 from .tokens import encode, token_labels
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-def logits_to_frame(logits: Tensor, tokenizer, top_k: int = 10) -> Table:
+
+def logits_to_frame(logits: Tensor, tokenizer: PreTrainedTokenizerBase, top_k: int = 10) -> Table:
     """One position's scores, ranked: a Table with a row per token, the most likely first.
 
     logits: shape (vocabulary,), such as `model(**inputs).logits[0, -1]`; −inf rules a token out.
@@ -45,8 +49,8 @@ def logits_to_frame(logits: Tensor, tokenizer, top_k: int = 10) -> Table:
 
 
 def predict_next_tokens(
-    model,
-    tokenizer,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     sentence: str,
     num_steps: int = 10,
     top_k: int = 5,

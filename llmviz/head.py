@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +16,11 @@ from torch import Tensor, nn
 from .models import input_device
 from .twin import twin
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-def final_norm(model) -> nn.Module:
+
+def final_norm(model: PreTrainedModel) -> nn.Module:
     """The part of `model` between the last layer and the language head: most often one norm.
 
     It is found by watching one token pass through a twin of the model, not by its name: it is
@@ -33,7 +37,7 @@ def final_norm(model) -> nn.Module:
     return _in_sequence([bare.get_submodule(names[module]) for module in watch.parts()])
 
 
-def unembed(model, hidden: Tensor) -> Tensor:
+def unembed(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     """The logits, shape (…, vocabulary), that the model makes of what its head reads.
 
     hidden: shape (…, width), of any number of dimensions, past the final norm:
@@ -52,7 +56,7 @@ class Head:
     One thread at a time may use it.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: PreTrainedModel):
         self._model = model
         decoder = _decoder(model)
         # Only what is around the decoder: the layers in it are not run.

@@ -10,11 +10,19 @@ import html
 import math
 import re
 from os.path import commonprefix
+from typing import TYPE_CHECKING
 
 from . import arguments
 from .formats import fixed
 from .tokens import clipped, printable
 from .trace import Step, Trace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import pandas as pd
+    from numpy.typing import ArrayLike
+    from torch import Tensor
 
 # Typesetters leave an element of these classes alone: MathJax 2 (nbviewer) the first, MathJax 3
 # (JupyterLab) the second. The outermost element of every view has both.
@@ -142,7 +150,7 @@ def _row(name: str, labels: list[str], same: int | None, total: str) -> str:
     )
 
 
-def attention_strip(weights, labels: list[str], *, query: int = -1) -> View:
+def attention_strip(weights: Tensor | ArrayLike, labels: Iterable[str], *, query: int = -1) -> View:
     """The text as one head sees it from one token: the darker, the more weight a token gets.
 
     weights: shape (tokens, tokens), one head's, as in `llmviz.attentions(…).tensor[layer, head]`,
@@ -173,7 +181,7 @@ def attention_strip(weights, labels: list[str], *, query: int = -1) -> View:
     return _view("".join(boxes), lines)
 
 
-def lens_grid(lens, *, every: int = 1) -> View:
+def lens_grid(lens: pd.DataFrame, *, every: int = 1) -> View:
     """A logit lens as a grid: a row per layer, the last on top, a column per token of the text.
 
     In each cell stands the token that comes next by that layer; the darker, the more probable.

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import inspect
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import LongTensor, Tensor
+from torch import Tensor
 
 from . import arguments
 from .head import Head, Watch
@@ -22,6 +22,9 @@ from .models import check_model, context_size, input_device, vocab_size
 from .tables import Table
 from .tokens import encode, token_id_of, token_labels
 from .twin import twin
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # The lens makes scores for as many (layer, token) pairs at a time as fit into this many numbers:
 # 64 MB. From 32 MB up, glibc gives a block back as soon as it is free; smaller ones come to lie
@@ -36,7 +39,13 @@ class Labelled(NamedTuple):
     labels: list[str]
 
 
-def hidden_states(model, tokenizer, text: str, *, add_special_tokens: bool = True) -> Labelled:
+def hidden_states(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    *,
+    add_special_tokens: bool = True,
+) -> Labelled:
     """The hidden state of each token after each layer.
 
     model: a causal language model, or its body alone, as `AutoModel` loads it.
@@ -57,7 +66,13 @@ def hidden_states(model, tokenizer, text: str, *, add_special_tokens: bool = Tru
     return Labelled(states, labels)
 
 
-def attentions(model, tokenizer, text: str, *, add_special_tokens: bool = True) -> Labelled:
+def attentions(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    *,
+    add_special_tokens: bool = True,
+) -> Labelled:
     """How much each token looks at each token before it, in each head of each layer.
 
     model, add_special_tokens: as in `hidden_states`.
@@ -89,8 +104,8 @@ def attentions(model, tokenizer, text: str, *, add_special_tokens: bool = True) 
 
 @torch.no_grad()
 def logit_lens(
-    model,
-    tokenizer,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     text: str,
     top_k: int = 1,
     *,
@@ -162,7 +177,13 @@ def logit_lens(
     return Table(table)
 
 
-def kv_cache(model, tokenizer, text: str, *, add_special_tokens: bool = True) -> Table:
+def kv_cache(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    *,
+    add_special_tokens: bool = True,
+) -> Table:
     """What the model remembers of `text`, layer by layer.
 
     model, add_special_tokens: as in `hidden_states`.
@@ -202,7 +223,7 @@ def kv_cache(model, tokenizer, text: str, *, add_special_tokens: bool = True) ->
     return Table(rows, columns=[*names, "bytes", "bytes_per_token"])
 
 
-def _input_ids(model, tokenizer, text: str, add_special_tokens: bool, more: int = 0) -> LongTensor:
+def _input_ids(model, tokenizer, text: str, add_special_tokens: bool, more: int = 0) -> Tensor:
     """The tokens of `text`, shape (1, tokens), where the model can read them and `more`."""
     check_model(model, needs_head=False)
     input_ids = encode(
@@ -230,7 +251,7 @@ def _check_finite(model, finite: Tensor, labels: list[str], what: str) -> None:
         )
 
 
-def _run(model, input_ids: LongTensor, **wanted):
+def _run(model, input_ids: Tensor, **wanted):
     """The model's output, with no more computed than is wanted."""
     accepts = inspect.signature(model.forward).parameters
     frugal = {k: v for k, v in (("use_cache", False), ("logits_to_keep", 1)) if k in accepts}

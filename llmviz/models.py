@@ -7,12 +7,29 @@ from __future__ import annotations
 import os
 import warnings
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from . import arguments, checkpoint, devices
 from .default_model import default_model_folder
 
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-def load(name: str | os.PathLike | None = None, *, device=None, dtype=None, **kwargs):
+    class CausalLM(PreTrainedModel):
+        """What `load` returns, a class of transformers: its own annotations of `generate` are such
+        that type checkers refuse every call."""
+
+        def generate(self, *args: Any, **kwargs: Any) -> Any: ...
+
+
+def load(
+    name: str | os.PathLike | None = None,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    **kwargs: Any,
+) -> tuple[CausalLM, PreTrainedTokenizerBase]:
     """Load a causal language model and its tokenizer, ready to generate.
 
     name: a hub id such as "gpt2", or a folder; without one, what the environment variable
@@ -249,13 +266,16 @@ def _quietly(name: str):
             logging.enable_progress_bar()
 
 
-def setup_line(model) -> str:
+def setup_line(model: PreTrainedModel) -> str:
     """One line that says what runs here: versions, model, device and dtype."""
     from importlib.metadata import version
 
     import torch
     import transformers
 
+    if not isinstance(model, transformers.PreTrainedModel):
+        kind = type(model).__name__
+        raise TypeError(f"model must be a model of transformers, such as llmviz.load gives: {kind}")
     return (
         f"llmviz {version('llmviz-course')} · torch {torch.__version__} · "
         f"transformers {transformers.__version__} · {type(model).__name__}, "
@@ -270,7 +290,7 @@ def _where(model) -> str:
     return " + ".join(dict.fromkeys(names)) + processes
 
 
-def input_device(model):
+def input_device(model: PreTrainedModel) -> torch.device:
     """The device on which a model takes its tokens, and gives back what it made of them.
 
     Where the embedding is offloaded, which shows as the device "meta", that is the CPU:
@@ -281,7 +301,7 @@ def input_device(model):
     return torch.device("cpu") if model.device.type == "meta" else model.device
 
 
-def vocab_size(model) -> int:
+def vocab_size(model: PreTrainedModel) -> int:
     """How many tokens the model has an embedding for: each id must be below."""
     try:
         rows = getattr(model.get_input_embeddings(), "num_embeddings", None)
@@ -290,14 +310,14 @@ def vocab_size(model) -> int:
     return model.config.get_text_config().vocab_size if rows is None else rows
 
 
-def context_size(model) -> int | None:
+def context_size(model: PreTrainedModel) -> int | None:
     """How many tokens the model can read, or None where its configuration sets no bound."""
     size = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     # XLNet's is −1.
     return int(size) if arguments.is_whole(size) and size > 0 else None
 
 
-def check_model(model, needs_head: bool = True, name: str = "model") -> None:
+def check_model(model: PreTrainedModel, needs_head: bool = True, name: str = "model") -> None:
     """Raise TypeError, and say why, for a model that cannot continue a text.
 
     needs_head: False where the body alone will do, as `AutoModel` loads it.
@@ -364,7 +384,7 @@ def _has_causal_kin(config) -> bool:
 
 
 def check_length(
-    model,
+    model: PreTrainedModel,
     prompt_tokens: int,
     max_new_tokens: int,
     reads_last: bool = False,

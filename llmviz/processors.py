@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from torch import LongTensor, Tensor
+from torch import Tensor
 from torch.distributions import Categorical
 
 from . import arguments
@@ -29,6 +30,11 @@ from .settings import (
     plain_ids,
     processor,
 )
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .settings import Context, Settings
 
 # Biases: from what the text would be without its prompt, and from what the caller wishes
 
@@ -48,7 +54,9 @@ def guidance_scale(scores: Tensor, guidance_scale: float, unconditional_logits: 
 
 
 @processor
-def sequence_bias(scores: Tensor, sequence_bias: list, input_ids: LongTensor) -> Tensor:
+def sequence_bias(
+    scores: Tensor, sequence_bias: Mapping[tuple[int, ...], float] | Sequence, input_ids: Tensor
+) -> Tensor:
     """Add each sequence's bias to its last token, where the text so far ends in its other tokens.
 
     sequence_bias: pairs [token ids, bias], or a dict from tuples of token ids to biases. A bias
@@ -78,14 +86,14 @@ def sequence_bias(scores: Tensor, sequence_bias: list, input_ids: LongTensor) ->
 def repetition_penalty(
     scores: Tensor,
     repetition_penalty: float,
-    input_ids: LongTensor,
+    input_ids: Tensor,
     attention_mask: Tensor | None = None,
 ) -> Tensor:
     """Divide the scores of tokens in the text so far, or multiply those that are negative.
 
-    Above 1 that makes repetition less likely, below 1 likelier. Prompt and continuation count;
+    Above 1 that makes repetition less likely, below 1 more likely. Prompt and continuation count;
     padding, where `attention_mask` (rows, tokens) is 0, does not. Logits plus a constant are the
-    same distribution before, and another one after.
+    same distribution before, and a different one after.
     transformers: RepetitionPenaltyLogitsProcessor; Keskar et al., 2019 (CTRL).
     """
     seen = _counts(input_ids, scores.shape[-1], attention_mask) > 0
@@ -94,7 +102,7 @@ def repetition_penalty(
 
 
 @processor
-def presence_penalty(scores: Tensor, presence_penalty: float, new_tokens: LongTensor) -> Tensor:
+def presence_penalty(scores: Tensor, presence_penalty: float, new_tokens: Tensor) -> Tensor:
     """Subtract the penalty once from every token that has been generated, however often.
 
     `new_tokens`, shape (rows, tokens), is the continuation; the prompt does not count. Not in
@@ -105,8 +113,8 @@ def presence_penalty(scores: Tensor, presence_penalty: float, new_tokens: LongTe
 
 
 @processor
-def frequency_penalty(scores: Tensor, frequency_penalty: float, new_tokens: LongTensor) -> Tensor:
-    """Subtract the penalty from a token's score each time that it has been generated.
+def frequency_penalty(scores: Tensor, frequency_penalty: float, new_tokens: Tensor) -> Tensor:
+    """Subtract the penalty from a token's score each time it has been generated.
 
     `new_tokens`, shape (rows, tokens), is the continuation; the prompt does not count. Not in
     transformers: the OpenAI API's definition, which vLLM shares.
@@ -115,9 +123,7 @@ def frequency_penalty(scores: Tensor, frequency_penalty: float, new_tokens: Long
 
 
 @processor
-def no_repeat_ngram_size(
-    scores: Tensor, no_repeat_ngram_size: int, input_ids: LongTensor
-) -> Tensor:
+def no_repeat_ngram_size(scores: Tensor, no_repeat_ngram_size: int, input_ids: Tensor) -> Tensor:
     """Rule out every token that would complete an n-gram which the text so far contains.
 
     Prompt, continuation and padding count. transformers: NoRepeatNGramLogitsProcessor;
@@ -133,11 +139,11 @@ def no_repeat_ngram_size(
     return scores.masked_fill(banned, -math.inf)
 
 
-def _counts(input_ids: LongTensor, vocab_size: int, mask: Tensor | None = None) -> LongTensor:
+def _counts(input_ids: Tensor, vocab_size: int, mask: Tensor | None = None) -> Tensor:
     """How often each token stands in a row where `mask` is true, shape (rows, vocabulary)."""
     if mask is not None:
         input_ids = torch.where(mask.bool(), input_ids, vocab_size)
-    # A spare column takes what does not count, such as a pad token behind the model's vocabulary.
+    # A spare column takes what does not count, such as a pad token beyond the model's vocabulary.
     counts = input_ids.new_zeros(len(input_ids), vocab_size + 1)
     input_ids = input_ids.clamp(max=vocab_size)
     return counts.scatter_add_(1, input_ids, torch.ones_like(input_ids))[:, :vocab_size]
@@ -148,7 +154,10 @@ def _counts(input_ids: LongTensor, vocab_size: int, mask: Tensor | None = None) 
 
 @processor
 def bad_words_ids(
-    scores: Tensor, bad_words_ids: list[list[int]], input_ids: LongTensor, eos_token_ids=()
+    scores: Tensor,
+    bad_words_ids: Sequence[Sequence[int]],
+    input_ids: Tensor,
+    eos_token_ids: Iterable[int] = (),
 ) -> Tensor:
     """Rule out the last token of each bad word where the text so far ends in its other tokens.
 
@@ -165,7 +174,7 @@ def bad_words_ids(
 
 @processor
 def min_new_tokens(
-    scores: Tensor, min_new_tokens: int, new_tokens: LongTensor, eos_token_ids=()
+    scores: Tensor, min_new_tokens: int, new_tokens: Tensor, eos_token_ids: Iterable[int] = ()
 ) -> Tensor:
     """Rule out every eos token until that many tokens have been generated.
 
@@ -180,8 +189,8 @@ def min_new_tokens(
 @processor
 def prefix_allowed_tokens_fn(
     scores: Tensor,
-    prefix_allowed_tokens_fn: Callable[[int, LongTensor], list[int]],
-    input_ids: LongTensor,
+    prefix_allowed_tokens_fn: Callable[[int, Tensor], Sequence[int]],
+    input_ids: Tensor,
     num_beams: int = 1,
 ) -> Tensor:
     """Rule out every token that the caller's function does not list for a row.
@@ -211,8 +220,8 @@ def prefix_allowed_tokens_fn(
 @processor
 def forced_eos_token_id(
     scores: Tensor,
-    forced_eos_token_id: int | list[int],
-    new_tokens: LongTensor,
+    forced_eos_token_id: int | Sequence[int],
+    new_tokens: Tensor,
     max_new_tokens: int,
 ) -> Tensor:
     """Rule out all but this token, or these, where the last token of `max_new_tokens` is chosen.
@@ -232,8 +241,8 @@ def forced_eos_token_id(
 def exponential_decay_length_penalty(
     scores: Tensor,
     exponential_decay_length_penalty: tuple[int, float],
-    new_tokens: LongTensor,
-    eos_token_ids=(),
+    new_tokens: Tensor,
+    eos_token_ids: Iterable[int] = (),
 ) -> Tensor:
     """Raise every eos token's score by |score| · (factor ** n − 1), n tokens after the start.
 
@@ -256,14 +265,14 @@ def exponential_decay_length_penalty(
 
 
 @processor
-def suppress_tokens(scores: Tensor, suppress_tokens: list[int]) -> Tensor:
+def suppress_tokens(scores: Tensor, suppress_tokens: Sequence[int]) -> Tensor:
     """Rule out these tokens, always. transformers: SuppressTokensLogitsProcessor."""
     return _without(scores, suppress_tokens)
 
 
 @processor
 def begin_suppress_tokens(
-    scores: Tensor, begin_suppress_tokens: list[int], new_tokens: LongTensor
+    scores: Tensor, begin_suppress_tokens: Sequence[int], new_tokens: Tensor
 ) -> Tensor:
     """Rule out these tokens as the first of the continuation, `new_tokens` (rows, tokens).
 
@@ -279,7 +288,9 @@ def _without(scores: Tensor, token_ids) -> Tensor:
 
 
 @processor
-def logits_processor(scores: Tensor, logits_processor, input_ids: LongTensor) -> Tensor:
+def logits_processor(
+    scores: Tensor, logits_processor: Callable | Sequence[Callable], input_ids: Tensor
+) -> Tensor:
     """The caller's own: a function that takes (input_ids, scores), or a list of them in order.
 
     Any LogitsProcessor or LogitsProcessorList of transformers will do. One of a class that a
@@ -343,7 +354,7 @@ def top_k(scores: Tensor, top_k: int, min_tokens_to_keep: int = 1) -> Tensor:
 
 @processor
 def top_p(scores: Tensor, top_p: float, min_tokens_to_keep: int = 1) -> Tensor:
-    """Keep the fewest likeliest tokens whose probabilities add up to p or more (the nucleus).
+    """Keep the fewest most likely tokens whose probabilities add up to p (the nucleus).
 
     The token that crosses p is kept. From the least likely up, a token goes while the sum so far
     is at most 1 − p. transformers: TopPLogitsWarper; Holtzman et al., 2019.
@@ -356,7 +367,7 @@ def top_p(scores: Tensor, top_p: float, min_tokens_to_keep: int = 1) -> Tensor:
 
 @processor
 def min_p(scores: Tensor, min_p: float, min_tokens_to_keep: int = 1) -> Tensor:
-    """Keep tokens at least `min_p` times as likely as the likeliest one.
+    """Keep tokens at least `min_p` times as likely as the most likely one.
 
     transformers: MinPLogitsWarper; Nguyen et al., 2024.
     """
@@ -370,8 +381,8 @@ def min_p(scores: Tensor, min_p: float, min_tokens_to_keep: int = 1) -> Tensor:
 def typical_p(scores: Tensor, typical_p: float, min_tokens_to_keep: int = 1) -> Tensor:
     """Keep the tokens whose surprisal is closest to the entropy, until they add up to p or more.
 
-    The token that crosses p is kept, with whatever is as close. The likeliest token itself can
-    go, where it says far less than is expected. `min_tokens_to_keep` are the most typical ones.
+    The token that crosses p is kept, with whatever is as close. The most likely token itself
+    can go, where it says far less than is expected. `min_tokens_to_keep` are the most typical ones.
     transformers: TypicalLogitsWarper; Meister et al., 2022.
     """
     log_probs = scores.log_softmax(-1)
@@ -415,17 +426,17 @@ def _below_top(scores: Tensor, k: int) -> Tensor:
 
 def stages(
     scores: Tensor,
-    input_ids: LongTensor | None = None,
+    input_ids: Tensor | None = None,
     *,
     attention_mask: Tensor | None = None,
     prompt_length: int = 0,
     max_new_tokens: int | None = None,
-    eos_token_ids=(),
+    eos_token_ids: Iterable[int] = (),
     num_beams: int = 1,
     min_tokens_to_keep: int | None = None,
     unconditional_logits: Tensor | None = None,
     do_sample: bool = True,
-    **settings,
+    **settings: Unpack[Settings],
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield (name, scores) after each processor that is switched on, in transformers' order.
 
@@ -489,7 +500,11 @@ _NEEDED = {
 
 
 def process(
-    scores: Tensor, input_ids: LongTensor | None = None, *, num_beams: int = 1, **context
+    scores: Tensor,
+    input_ids: Tensor | None = None,
+    *,
+    num_beams: int = 1,
+    **context: Unpack[Context],
 ) -> Tensor:
     """`scores` after all the processors of `stages`, which takes the same arguments.
 

@@ -5,17 +5,29 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypedDict
 
 from torch import Tensor
 
 from . import arguments
 
+if TYPE_CHECKING:
+    from typing_extensions import ParamSpec, Unpack
+
+    P = ParamSpec("P")
+
 _LEAST, _BELOW_1 = math.ulp(0.0), math.nextafter(1.0, 0.0)
+# What scores are multiplied or divided by: no score in float32 overflows within these.
+_SMALLEST, _LARGEST = 1e-30, 1e30
 
 
 def _number(low: float, high: float, wanted: str) -> Callable:
-    return lambda name, value, vocab_size: arguments.number(name, value, low, high, wanted=wanted)
+    def check(name: str, value, vocab_size) -> float:
+        # A float, which transformers insists on where it would take 2 for 2.0.
+        return float(arguments.number(name, value, low, high, wanted=wanted))
+
+    return check
 
 
 def _count(name: str, value, vocab_size) -> int:
@@ -122,12 +134,63 @@ def _wrong(name: str, value, wanted: str) -> ValueError:
     return ValueError(f"{name}={arguments.shown(value)}: it must be {wanted}")
 
 
-_POSITIVE = _number(_LEAST, math.inf, "a finite number above 0")
+# What editors know of the settings. Two strategies have arguments of their own by some of these
+# names, so that the list comes in parts.
+
+
+class SettingsOfAll(TypedDict, total=False):
+    guidance_scale: float
+    sequence_bias: Mapping[tuple[int, ...], float] | Sequence | None
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    no_repeat_ngram_size: int
+    bad_words_ids: Sequence[Sequence[int]] | None
+    min_new_tokens: int
+    prefix_allowed_tokens_fn: Callable[[int, Tensor], Sequence[int]] | None
+    forced_eos_token_id: int | Sequence[int] | None
+    exponential_decay_length_penalty: tuple[int, float] | None
+    suppress_tokens: Sequence[int] | None
+    begin_suppress_tokens: Sequence[int] | None
+    top_h: float | None
+    min_p: float
+    typical_p: float
+    epsilon_cutoff: float
+    eta_cutoff: float
+
+
+class SettingsOfChat(SettingsOfAll, total=False):
+    top_k: int
+
+
+class SettingsOfContrast(SettingsOfAll, total=False):
+    logits_processor: Callable | Sequence[Callable] | None
+    temperature: float
+    top_p: float
+
+
+class Settings(SettingsOfChat, SettingsOfContrast, total=False):
+    """All settings of the processors, by name."""
+
+
+class Context(Settings, total=False):
+    """What `processors.process` takes by name: the settings, and what the processors look at."""
+
+    attention_mask: Tensor | None
+    prompt_length: int
+    max_new_tokens: int | None
+    eos_token_ids: Iterable[int]
+    min_tokens_to_keep: int | None
+    unconditional_logits: Tensor | None
+    do_sample: bool
+
+
+_POSITIVE = _number(_SMALLEST, _LARGEST, "a number above 0, from 1e-30 to 1e30")
 _PENALTY = _number(-2, 2, "a number from −2 to 2")
 _SHARE = _number(_LEAST, 1, "a number above 0 and at most 1")
 _RATIO = _number(0, 1, "a number from 0 to 1")
 _CUT_OFF = _number(0, _BELOW_1, "a number from 0 to below 1")
-_FINITE = _number(-math.inf, math.inf, "a finite number; 1 switches it off")
+_FINITE = _number(-_LARGEST, _LARGEST, "a number from −1e30 to 1e30; 1 switches it off")
 
 # Each setting's value when it is off, and what checks it, in the order in which they work.
 _SETTINGS: dict[str, tuple] = {
@@ -178,7 +241,7 @@ def checked(name: str, value, vocab_size: int | None = None):
     return check_one(name, value, vocab_size)
 
 
-def check(*, vocab_size: int | None = None, **settings) -> dict:
+def check(*, vocab_size: int | None = None, **settings: Unpack[Settings]) -> dict:
     """The settings as plain Python data: an int for a numpy or torch integer, lists for tuples.
 
     Raises a ValueError for the first setting that is out of bounds, naming what would do; with
@@ -190,7 +253,7 @@ def check(*, vocab_size: int | None = None, **settings) -> dict:
 # What enters a processor
 
 
-def processor(function: Callable) -> Callable:
+def processor(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
     """Have all that enters a processor checked, each argument by its name.
 
     A processor's first argument is `scores`, and its second the setting of its own name.
@@ -213,7 +276,7 @@ def processor(function: Callable) -> Callable:
             given["eos_token_ids"] = check_eos(given["eos_token_ids"])
         if "unconditional_logits" in given:
             check_unconditional(given["unconditional_logits"], given["scores"])
-        return function(**given)
+        return given["scores"] if given[setting] is None else function(**given)
 
     return process
 

@@ -6,8 +6,17 @@ import re
 import unicodedata
 from functools import lru_cache
 from os.path import commonprefix
+from typing import TYPE_CHECKING
 
 from . import arguments
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from .tables import Table
 
 VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"}
 
@@ -39,7 +48,7 @@ def _steers(character: str) -> bool:
     return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
-def token_label(tokenizer, token_id: int) -> str:
+def token_label(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
     """The readable form of one token, such as `␣cute`: what it adds within a text.
 
     A token that holds only a part of a character is shown by its bytes, such as ⟨F0 9F⟩; an
@@ -48,7 +57,9 @@ def token_label(tokenizer, token_id: int) -> str:
     return token_labels(tokenizer, [token_id])[0]
 
 
-def token_labels(tokenizer, token_ids) -> list[str]:
+def token_labels(
+    tokenizer: PreTrainedTokenizerBase, token_ids: Tensor | Iterable[int]
+) -> list[str]:
     """`token_label` of every id in `token_ids` (a list, or a tensor of any shape)."""
     check_tokenizer(tokenizer)
     try:
@@ -106,7 +117,9 @@ def clipped(label: str, most: int) -> str:
     return label if len(label) <= most else label[: most - 1] + "…"
 
 
-def token_id_of(tokenizer, token: str | int, vocab_size: int, name: str = "token") -> int:
+def token_id_of(
+    tokenizer: PreTrainedTokenizerBase, token: str | int, vocab_size: int, name: str = "token"
+) -> int:
     """The id of `token`: an id already, or a text of one token, where ␣ and ↵ are what they show.
 
     Raises ValueError that names `name` for a text of more tokens or none, and for an id outside
@@ -134,7 +147,7 @@ def token_id_of(tokenizer, token: str | int, vocab_size: int, name: str = "token
     return int(token)
 
 
-def token_table(tokenizer, text: str):
+def token_table(tokenizer: PreTrainedTokenizerBase, text: str) -> Table:
     """How `text` is cut into tokens: a Table with a row per token.
 
     Columns: position, token_id, token (readable), piece (as the vocabulary spells it), special.
@@ -156,27 +169,27 @@ def token_table(tokenizer, text: str):
 
 
 def encode(
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     prompt: str | list[str],
     pad_token_id: int = 0,
     name: str = "prompt",
     *,
     add_special_tokens: bool = True,
     vocab_size: int | None = None,
-):
+) -> tuple[Tensor, Tensor]:
     """Tokenise one prompt or a list of them.
 
     Shorter prompts of a list are padded on the left, so that every row ends in its last real
     token. With `add_special_tokens` the tokenizer may put a bos token in front, which a text that
     a chat template wrote already has. `vocab_size` is the number of tokens that the model knows.
-    Returns `input_ids` and `attention_mask`, LongTensors of shape (prompts, tokens).
+    Returns `input_ids` and `attention_mask`, int64 tensors of shape (prompts, tokens).
     Raises TypeError or ValueError that names `name` for a prompt that is not text, that has no
     tokens, or one that the model has no embedding for.
     """
     import torch
 
     check_tokenizer(tokenizer)
-    arguments.flag("add_special_tokens", add_special_tokens)
+    add_special_tokens = arguments.flag("add_special_tokens", add_special_tokens)
     prompts = [prompt] if isinstance(prompt, str) else prompt
     if not isinstance(prompts, (list, tuple)) or not all(isinstance(p, str) for p in prompts):
         kind = type(prompt).__name__
@@ -203,7 +216,7 @@ def encode(
     return input_ids, attention_mask
 
 
-def check_tokenizer(tokenizer) -> None:
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise TypeError for anything but a tokenizer of transformers, or one that works alike."""
     needed = ("__call__", "decode", "convert_ids_to_tokens", "added_tokens_decoder")
     if isinstance(tokenizer, type) or not all(hasattr(tokenizer, name) for name in needed):
@@ -213,7 +226,9 @@ def check_tokenizer(tokenizer) -> None:
         )
 
 
-def check_ids(tokenizer, token_ids: list[int], vocab_size: int | None, name: str) -> None:
+def check_ids(
+    tokenizer: PreTrainedTokenizerBase, token_ids: list[int], vocab_size: int | None, name: str
+) -> None:
     """Raise ValueError where the model has no embedding for a token of the text `name`."""
     highest = max(token_ids, default=0)
     if vocab_size is not None and highest >= vocab_size:
@@ -233,7 +248,7 @@ class GrowingText:
     there. So the text is what stays whatever token comes next, and two of them are tried.
     """
 
-    def __init__(self, tokenizer):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self.tokenizer = tokenizer
         self.token_ids: list[int] = []
         self.text = ""
@@ -276,7 +291,7 @@ class GrowingText:
 _NEIGHBOURS = 8
 
 
-def decoded(tokenizer, token_ids: list[int]) -> str:
+def decoded(tokenizer: PreTrainedTokenizerBase, token_ids: list[int]) -> str:
     """The text of these tokens without special ones, with all its spaces."""
     # Cleaned up, "do n" would become "don't" with the next token, and not grow.
     return tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from .arguments import shown
+
+if TYPE_CHECKING:
+    from .tables import Table
 
 
 @dataclass(slots=True)
@@ -96,7 +100,7 @@ class Labels(dict):
 class Trace:
     """The record of a generation, with one entry of `steps` per sequence.
 
-    `sequences` is a LongTensor of shape (sequences, prompt + new tokens) on the CPU; its first
+    `sequences` is a int64 tensor of shape (sequences, prompt + new tokens) on the CPU; its first
     `num_prompt_tokens` columns are the prompt, padded on the left where prompts differ in length.
     `prompt_lengths` say, for each sequence, how many of these are no padding; None means all.
     `texts` are the decoded sequences, prompt included, without padding and special tokens. `labels`
@@ -106,8 +110,9 @@ class Trace:
 
     Beam search adds `sequences_scores` (sum of the scores / length ** length_penalty), `beams` (a
     list of BeamSteps per prompt) and `beam_paths` (for each sequence, the number of its candidate
-    in each of these steps); assisted decoding adds `drafts`, DoLa `premature_layers` (for each
-    sequence, the number of the layer that each step was contrasted with).
+    in each of these steps, as far as it is a hypothesis: see `beam_search`); assisted decoding adds
+    `drafts`, DoLa `premature_layers` (for each sequence, the number of the layer that each step was
+    contrasted with).
     """
 
     prompts: list[str]
@@ -161,7 +166,7 @@ class Trace:
         return [math.fsum(s.log_prob for s in steps) for steps in self.steps]
 
     @property
-    def frame(self):
+    def frame(self) -> Table:
         """A Table (DataFrame) with a row per sequence, step and candidate.
 
         Columns: sequence, step (from 1), rank, token_id, token, logit, log_prob, probability (the
@@ -189,7 +194,7 @@ class Trace:
         )
 
     @property
-    def summary(self):
+    def summary(self) -> Table:
         """A Table with a row per sequence and step: the chosen token and what it was chosen from.
 
         Columns: sequence, step (from 1), token_id, token, probability, rank, surprisal and entropy
@@ -215,7 +220,7 @@ class Trace:
         )
 
     @property
-    def beam_frame(self):
+    def beam_frame(self) -> Table:
         """A Table with a row per prompt, step and candidate of a beam search.
 
         Columns: prompt, step (from 1), then the fields of `BeamCandidate` with `token` after

@@ -193,6 +193,15 @@ def _check_labels(run: Trace) -> None:
         raise ValueError(f"labels have none for the token {min(missing)}")
 
 
+def _stands_in(run: Trace, s: int) -> bool:
+    """Whether a sequence was returned for want of others, and extends no hypothesis: see
+    `beam_search`."""
+    scores, penalty = run.sequences_scores, run.settings.get("length_penalty")
+    if scores is None or not arguments.is_number(penalty) or not abs(penalty) < 100:
+        return False
+    return scores[s] * len(run.steps[s]) ** penalty < -1e8
+
+
 def _check_beams(run: Trace) -> None:
     """Raise ValueError for a beam that does not run, and for a path that leads nowhere."""
     if run.beams is None:
@@ -211,7 +220,8 @@ def _check_beams(run: Trace) -> None:
                     raise ValueError(f"{path} names beam {max(beams)}, of {most} from 0")
     for s, (path, steps) in enumerate(zip(run.beam_paths, run.steps, strict=True)):
         beams = run.beams[s * len(run.beams) // len(run.sequences)]
-        if len(path) != len(steps) or len(path) > len(beams):
+        fits = len(path) <= len(steps) if _stands_in(run, s) else len(path) == len(steps)
+        if not fits or len(path) > len(beams):
             raise ValueError(f"beam_paths[{s}] has {len(path)} entries, for {len(steps)} steps")
         for t, number in enumerate(path):
             candidates = beams[t].candidates

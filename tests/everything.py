@@ -48,10 +48,10 @@ STRATEGIES = {
 }
 
 
-def everything(model, tokenizer) -> dict[str, tuple]:
+def everything(model, tokenizer, strategies=STRATEGIES) -> dict[str, tuple]:
     """From a name to (what must be equal, numbers that may differ by rounding)."""
     found = {}
-    for name, settings in STRATEGIES.items():
+    for name, settings in strategies.items():
         run = lv.generate(model, tokenizer, PROMPTS, max_new_tokens=10, **settings)
         found[name] = run.sequences.tolist(), run.sum_logprobs
     for name, draft in (("assistant", {"assistant_model": model}),

@@ -3,7 +3,7 @@
 As on a GPU, they do not mix with tensors on the CPU, and come back by `.cpu()`. Used in a process
 of its own, since the device is registered with torch for good:
 
-    python -m tests.far_device gpt2 OUTPUT.pt
+    python -m tests.far_device OUTPUT.pt
 """
 
 import copy
@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 from tests import tiny
-from tests.everything import everything
+from tests.everything import STRATEGIES, everything
 
 # What may take tensors of both kinds: copies, and an index on the CPU for a tensor elsewhere.
 MIXING = ("aten._to_copy.", "aten.copy_.", "aten.index.", "aten.index_put")
@@ -102,17 +102,23 @@ def carried_away(model):
     return model
 
 
-def main(architecture: str, output: str) -> None:
+# With layers of both kinds of attention; and one whose positions are learnt, for what may differ.
+MODELS = {"gemma3_text": STRATEGIES, "gpt2": {"greedy": {}, "beams": STRATEGIES["beams"]}}
+
+
+def main(output: str) -> None:
     _setup_privateuseone_for_python_backend("far")
+    found = {}
     with _Dispatch(), _Functions():
-        model = carried_away(tiny.model(architecture))
-        try:
-            model(torch.tensor([[1, 2, 3]]))
-        except RuntimeError as error:
-            assert "same device" in str(error)
-        else:
-            raise AssertionError("tokens on the CPU were taken by a model that is elsewhere")
-        found = everything(model, tiny.tokenizer())
+        for architecture, strategies in MODELS.items():
+            model = carried_away(tiny.model(architecture))
+            try:
+                model(torch.tensor([[1, 2, 3]]))
+            except RuntimeError as error:
+                assert "same device" in str(error)
+            else:
+                raise AssertionError("tokens on the CPU were taken by a model that is elsewhere")
+            found[architecture] = everything(model, tiny.tokenizer(), strategies)
     torch.save(found, output)
 
 

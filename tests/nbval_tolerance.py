@@ -2,10 +2,17 @@
 
 The last digit of a printed number can differ between processors, so a decimal number may be off
 by one in its last printed digit, or by 1 part in 10,000. Whole numbers must be the same.
+
+With `--executed=FOLDER` it keeps each notebook there as it was run and compared, so that it can be
+looked at in a browser without running it again.
 """
 
+import copy
 import os
 import re
+from pathlib import Path
+
+import pytest
 
 # The line that llmviz.setup_line prints: versions and devices differ between machines.
 SETUP_LINE = re.compile(r"^llmviz \d.*$", re.MULTILINE)
@@ -70,14 +77,57 @@ def without_progress_bars() -> None:
     os.environ |= {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
-def pytest_configure(config):
-    from nbval.plugin import IPyNbCell
+def pytest_addoption(parser):
+    parser.addoption(
+        "--executed",
+        type=Path,
+        metavar="FOLDER",
+        help="where the notebooks are kept that nbval ran",
+    )
 
-    exact = IPyNbCell.sanitize
+
+def pytest_configure(config):
+    from nbval.plugin import IPyNbCell, IPyNbFile
+
+    exact, setup, teardown = IPyNbCell.sanitize, IPyNbFile.setup, IPyNbFile.teardown
 
     def sanitize(self, text):
         text = exact(self, text)
         return Output(text) if isinstance(text, str) else text
 
+    def setup_with_model(self):
+        from llmviz.default_model import default_model_folder
+
+        default_model_folder()  # may take a while, of which a lesson would tell
+        setup(self)
+
+    def keep_and_teardown(self):
+        if config.option.executed:
+            _keep(self, config.option.executed)
+        teardown(self)
+
     IPyNbCell.sanitize = sanitize
+    IPyNbFile.setup, IPyNbFile.teardown = setup_with_model, keep_and_teardown
     without_progress_bars()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    try:
+        return (yield)
+    finally:
+        if hasattr(item, "test_outputs"):  # one of nbval's
+            vars(item.parent).setdefault("ran", {})[item.cell_num] = item.test_outputs or []
+
+
+def _keep(file, folder: Path) -> None:
+    """Write the notebook with the outputs of this run, if all its cells were run."""
+    from tests.save_notebooks import normalised, save
+
+    notebook, ran = copy.deepcopy(file.nb), getattr(file, "ran", {})
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    if len(ran) == len(cells):
+        for number, cell in enumerate(cells):
+            cell.outputs, cell.execution_count = copy.deepcopy(ran[number]), number + 1
+        folder.mkdir(parents=True, exist_ok=True)
+        save(folder / file.path.name, normalised(notebook))

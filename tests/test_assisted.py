@@ -6,7 +6,8 @@ import math
 
 import pytest
 import torch
-from transformers import StopStringCriteria
+from transformers import AutoModelForCausalLM, StopStringCriteria
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import llmviz as lv
 from llmviz.decoding.assisted import accept_or_replace, assisted_search, look_up
@@ -305,3 +306,73 @@ def test_a_draft_model_with_too_short_a_context_is_refused():
     prompt = torch.full((1, 60), 65)
     with pytest.raises(ValueError, match="assistant_model's context of 64 tokens"):
         assisted_search(model, prompt, assistant_model=draft, max_new_tokens=20)
+
+
+@pytest.mark.parametrize("source", ["draft", "lookup"])
+def test_greedy_search_touches_no_random_generator(source, monkeypatch):
+    model = tiny.model("llama")
+    from_whom = {"draft": {"assistant_model": disturbed(model)},
+                 "lookup": {"prompt_lookup_num_tokens": 4}}[source]  # fmt: skip
+    alone = greedy_search(model, PROMPT, max_new_tokens=16)
+    for draws in ("multinomial", "rand"):
+        monkeypatch.setattr(torch, draws, lambda *_, **__: pytest.fail("a draw"))
+    state = torch.get_rng_state()
+    for seed in (None, 5):
+        run = assisted_search(model, PROMPT, max_new_tokens=16, seed=seed, **from_whom)
+        assert run.sequences.tolist() == alone.sequences.tolist()
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def made(architecture, **config):
+    torch.manual_seed(0)
+    config = CONFIG_MAPPING[architecture](**tiny.GROUPED | config)
+    config.eos_token_id, config.pad_token_id = tiny.EOS, tiny.PAD
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+def test_a_running_state_without_a_flag_is_refused_before_any_pass():
+    kinds = ["linear_attention", "full_attention", "linear_attention"]
+    recurrent = made("minimax", num_local_experts=2, num_experts_per_tok=1, layer_types=kinds)
+    llama = tiny.model("llama")
+    for model in (recurrent, llama):
+        model.register_forward_pre_hook(lambda *_: pytest.fail("a model ran"))
+    try:
+        with pytest.raises(ValueError, match="^model is a MiniMaxForCausalLM, whose running state"):
+            assisted_search(recurrent, PROMPT, prompt_lookup_num_tokens=2)
+        with pytest.raises(ValueError, match="^assistant_model is a MiniMaxForCausalLM"):
+            assisted_search(llama, PROMPT, assistant_model=recurrent)
+    finally:
+        llama._forward_pre_hooks.clear()
+
+
+def test_inputs_of_a_convolution_can_be_taken_back():
+    model = made("lfm2", layer_types=["conv", "full_attention", "conv"])
+    run = assisted_search(model, PROMPT, prompt_lookup_num_tokens=3, max_new_tokens=16)
+    alone = greedy_search(model, PROMPT, max_new_tokens=16)
+    assert run.sequences.tolist() == alone.sequences.tolist()
+
+
+@pytest.mark.parametrize("source", ["draft", "lookup"])
+def test_guidance_as_in_greedy_search_and_in_transformers(source):
+    model = tiny.model("llama")
+    from_whom = {"draft": {"assistant_model": disturbed(model)},
+                 "lookup": {"prompt_lookup_num_tokens": 4}}[source]  # fmt: skip
+    settings = {"guidance_scale": 1.7, "max_new_tokens": 16}
+    run = assisted_search(model, PROMPT, **settings, **from_whom)
+    assert run.sequences.tolist() == greedy_search(model, PROMPT, **settings).sequences.tolist()
+    assert run.sequences.tolist() == model.generate(PROMPT, **settings, do_sample=False).tolist()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_draft_model_that_gives_no_numbers_is_named(bad):
+    model = tiny.model("llama")
+    draft = copy.deepcopy(model)
+    draft.get_output_embeddings().weight.data[7] = bad
+    with pytest.raises(ValueError, match="^assistant_model: scores: row 0 holds"):
+        assisted_search(model, PROMPT, assistant_model=draft)
+
+
+@pytest.mark.parametrize("bad", [None, 3, "llama", torch.nn.Linear(2, 2)], ids=str)
+def test_what_is_no_draft_model_is_named(bad):
+    with pytest.raises((TypeError, ValueError), match="assistant_model"):
+        assisted_search(tiny.model("llama"), PROMPT, assistant_model=bad)

@@ -5,6 +5,7 @@ The rules are numbered as in the list that the implementation was made from: see
 
 import copy
 import inspect
+import itertools
 import json
 import math
 import random
@@ -63,6 +64,15 @@ MATRIX = {
         "no_repeat_ngram_size": 2,
         "min_new_tokens": 3,
     },
+    "guided": {
+        "num_beams": 3,
+        "guidance_scale": 1.6,
+        "sequence_bias": [[[101], 2.0], [[101, 102], -3.0], [[32], 1.0]],
+        "exponential_decay_length_penalty": (2, 1.4),
+        "begin_suppress_tokens": [*range(0, 256, 2)],
+        "forced_eos_token_id": tiny.EOS,
+    },
+    "top-h": {"num_beams": 3, "do_sample": True, "top_h": 0.8},
     "early": {
         "num_beams": 2,
         "early_stopping": True,
@@ -671,3 +681,76 @@ def test_generate_takes_every_processor_at_its_default():
     parameters = inspect.signature(lv.generate).parameters
     found = {name: parameters[name].default for name in lv.processors.DEFAULTS}
     assert found == lv.processors.DEFAULTS
+
+
+# Places without a hypothesis
+
+
+def real(run):
+    """Every candidate of a run that has one."""
+    return [c for steps in run.beams for step in steps for c in step.candidates]
+
+
+def few(eos=None, vocabulary=3):
+    return Scripted(drawn(1, vocabulary, spread=1.0), vocabulary, eos_token_id=eos, pad_token_id=0)
+
+
+def allowed(prompt, input_ids):
+    """One token in the first step, two afterwards: fewer than the beams."""
+    return [65] if input_ids[-1] != 65 else [65, 66]
+
+
+@pytest.mark.parametrize("num_beams", [4, 5, 9])
+@pytest.mark.parametrize("case, do_sample", [
+    *itertools.product(["small", "ends", "constrained", "cut"], [False, True]), ("diverse", False),
+])  # fmt: skip
+def test_beams_that_hold_no_hypothesis_appear_nowhere(case, do_sample, num_beams):
+    input_ids = torch.tensor([[1, 2], [2, 0]])
+    model = few([2] if case == "ends" else None)
+    settings = {"max_new_tokens": 3, "do_sample": do_sample, "seed": 1, "num_beams": num_beams}
+    if case == "constrained":
+        model = tiny.model("llama")
+        settings["prefix_allowed_tokens_fn"] = allowed
+    if case == "cut":
+        model, settings["top_k"] = few(vocabulary=30), 2
+    if case == "diverse":
+        settings |= {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5}
+    settings["num_return_sequences"] = settings["num_beams"]
+    run = beam_search(model, input_ids, **settings)
+    if case != "diverse":
+        output = theirs(model, input_ids, **settings)
+        assert run.sequences.tolist() == output.sequences.tolist()
+        assert run.sequences_scores == pytest.approx(output.sequences_scores.tolist(), rel=1e-5)
+    assert real(run) and min(c.sum_score for c in real(run)) > -1e4
+    for steps in run.beams:
+        texts = {0: ()} if case != "diverse" else {0: (), 2: ()}  # each group's first beam
+        for step in steps:
+            assert step.candidates
+            found = [(c.beam, c.token_id) for c in step.candidates]
+            assert len({*found}) == len(found) and {beam for beam, _ in found} <= {*texts}
+            texts = {c.next_beam: (*texts[c.beam], c.token_id) for c in step.candidates
+                     if c.next_beam is not None}  # fmt: skip
+    run = lv.decoding.text.with_text(run, tiny.tokenizer())
+    assert run.beam_frame["sum_score"].min() > -1e4
+    for score, path, steps in zip(run.sequences_scores, run.beam_paths, run.steps, strict=True):
+        assert len(path) == len(steps) or score < -1e4
+    assert lv.Trace.from_json(run.to_json()).beam_paths == run.beam_paths
+
+
+@pytest.mark.parametrize("num_beams", [1025, 10**9])
+def test_the_number_of_beams_is_bounded_before_the_model_runs(num_beams):
+    model = few()
+    with pytest.raises(ValueError, match=f"num_beams={num_beams}.*from 1 to 1024"):
+        beam_search(model, torch.tensor([[0]]), num_beams=num_beams)
+    with pytest.raises(ValueError, match="num_beams=2: model has a vocabulary of 3 tokens, of wh"):
+        beam_search(few([0, 1, 2]), torch.tensor([[0]]), num_beams=2)
+    assert model.passes == 0
+
+
+def test_guidance_of_groups_is_that_of_their_rows():
+    model, ids = tiny.model("llama"), torch.tensor([[104, 101], [105, 32]])
+    settings = {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 1.0}
+    settings |= {"max_new_tokens": 5, "guidance_scale": 2.0}
+    batch = beam_search(model, ids, **settings).sequences
+    alone = [beam_search(model, row[None], **settings).sequences[0] for row in ids]
+    assert batch.tolist() == [row.tolist() for row in alone]

@@ -579,12 +579,10 @@ def test_pieces_join_to_the_text_and_never_hold_a_half():
 
 
 def test_padding_agrees_with_the_package():
-    def tokenizer(text, **_):
-        return {"input_ids": [ord(c) for c in text]}
-
-    texts = ["abc", "a", "ca"]
-    ours = lesson_16.left_pad.right([[ord(c) for c in t] for t in texts], 97)
-    for mine, theirs in zip(ours, encode(tokenizer, texts, pad_token_id=97), strict=True):
+    tokenizer, texts = tiny.tokenizer(), ["abc", "a", "ca"]
+    [pad] = tokenizer("a").input_ids  # which stands in the texts as well
+    ours = lesson_16.left_pad.right([tokenizer(text).input_ids for text in texts], pad)
+    for mine, theirs in zip(ours, encode(tokenizer, texts, pad_token_id=pad), strict=True):
         assert torch.equal(mine, theirs)
 
 

@@ -175,3 +175,19 @@ def test_the_look_ahead_must_fit_into_the_context():
     assert contrastive_search(model, prompt, max_new_tokens=8).sequences.shape == (1, 128)
     with pytest.raises(ValueError, match="at most 8 tokens"):
         contrastive_search(model, prompt, max_new_tokens=9)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_hidden_states_that_are_no_numbers_are_named(bad):
+    hidden = [[1.0, 0.0], [bad, 1.0], [0.0, 1.0]]
+    model = Bigrams([[0.2, 0.5, 0.3]] * 3, hidden=hidden)
+    with pytest.raises(ValueError, match="hidden states hold NaN or an infinite number"):
+        contrastive_search(model, torch.tensor([[0, 2]]), top_k=2, max_new_tokens=3)
+
+
+@pytest.mark.parametrize("top_k", [0, 1025, 10**9, True, 2.0, "4"])
+def test_top_k_is_a_number_of_rows(top_k):
+    model = Bigrams([[0.5, 0.5], [0.5, 0.5]])
+    with pytest.raises(ValueError, match="top_k=.*from 1 to 1024"):
+        contrastive_search(model, torch.tensor([[0]]), top_k=top_k)
+    assert model.passes == 0

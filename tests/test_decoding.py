@@ -2,9 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
-from transformers import GPT2Config, GPT2Model
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import GPT2Config, GPT2Model, PreTrainedTokenizerFast
 
 import llmviz as lv
 from llmviz.decoding.prefix import Prefix
@@ -182,14 +185,44 @@ def test_prefix_without_a_mask_takes_all_tokens_for_real():
         ({"num_return_sequences": 0}, ValueError, "num_return_sequences"),
         ({"num_return_sequences": 2}, ValueError, "num_return_sequences=2 with greedy search"),
         ({"top_logprobs": 0}, ValueError, "top_logprobs"),
+        ({"model": None}, TypeError, "^model must be a language model"),
+        ({"tokenizer": None}, TypeError, "^tokenizer"),
+        ({"tokenizer": "gpt2"}, TypeError, "^tokenizer"),
+        ({"tokenizer": object()}, TypeError, "^tokenizer"),
+        ({"do_sample": "no"}, ValueError, "^do_sample='no': it must be True or False"),
+        ({"seed": True}, ValueError, "^seed=True"),
+        ({"num_beams": 5000}, ValueError, "^num_beams=5000: .* from 1 to 1024"),
+        ({"do_sample": True, "num_return_sequences": 5000}, ValueError, "^num_return_sequences="),
+        ({"num_beams": np.bool_(True)}, ValueError, "^num_beams="),
+        ({"early_stopping": 1}, ValueError, "^early_stopping=1"),
+        ({"early_stopping": np.array([1, 2])}, ValueError, "^early_stopping="),
+        ({"length_penalty": 10**400}, ValueError, "^length_penalty="),
+        ({"num_assistant_tokens": 0}, ValueError, "^num_assistant_tokens=0"),
+        ({"add_special_tokens": "no"}, ValueError, "^add_special_tokens='no'"),
+        ({"cache_implementation": "dynamic"}, ValueError, "^cache_implementation='dynamic'"),
+        ({"penalty_alpha": 0.6}, ValueError, "^penalty_alpha=0.6 with top_k=0.*pass top_k=4"),
+        ({"penalty_alpha": True, "top_k": 4}, ValueError, "^penalty_alpha=True"),
+        ({"dola_layers": "middle"}, ValueError, "^dola_layers='middle'"),
+        ({"dola_layers": [True]}, ValueError, r"^dola_layers=\[True\]"),
+        ({"dola_layers": "high", "guidance_scale": 0}, ValueError, "^guidance_scale=0 with dola"),
+        ({"assistant_model": "gpt2"}, TypeError, "^assistant_model must be"),
+        ({"stop_strings": 3}, ValueError, "^stop_strings=3"),
+        ({"stop_strings": [""]}, ValueError, r"^stop_strings=\[''\]"),
+        ({"stop_strings": ["a", "\ud83d"]}, ValueError, "^stop_strings holds half a surrogate"),
+        ({"sequence_bias": {(1, 300): 2.0}}, ValueError, "^sequence_bias holds the token id 300"),
+        ({"forced_eos_token_id": "</s>"}, ValueError, "^forced_eos_token_id='</s>'"),
+        ({"logits_processor": 3}, ValueError, "^logits_processor=3"),
     ],
+    ids=str,
 )
 def test_bad_input_is_refused_before_the_model_runs(bad, error, named):
     model = tiny.model("llama")
     hook = model.register_forward_pre_hook(lambda *_: pytest.fail("the model ran"))
     try:
         with pytest.raises(error, match=named):
-            lv.generate(model, tiny.tokenizer(), **({"prompt": "hello"} | bad))
+            lv.generate(
+                **({"model": model, "tokenizer": tiny.tokenizer(), "prompt": "hello"} | bad)
+            )
     finally:
         hook.remove()
 
@@ -222,3 +255,67 @@ def test_trace_of_says_what_the_output_lacks():
     output = model.generate(ids, max_new_tokens=2, return_dict_in_generate=True, output_scores=True)
     with pytest.raises(ValueError, match="output has no logits"):
         lv.trace_of(output, tiny.tokenizer(), "hello")
+
+
+def test_no_stop_strings_stop_nothing():
+    model = tiny.model("llama")
+    run = ours(model, "hello", stop_strings=[])
+    assert run.sequences.tolist() == ours(model, "hello").sequences.tolist()
+
+
+def test_stop_strings_that_the_vocabulary_cannot_spell_are_named():
+    core = Tokenizer(WordLevel({"abc": 0, "d": 1, "<eos>": 2, "<pad>": 3}, unk_token="d"))
+    words = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<eos>", pad_token="<pad>")
+    for strings in ("漢", ["漢", "字"]):
+        with pytest.raises(ValueError, match="^stop_strings=.*this tokenizer's texts"):
+            lv.generate(tiny.model("llama"), words, "abc", stop_strings=strings)
+
+
+def test_the_settings_of_a_trace_are_plain_and_as_given():
+    given = {
+        "temperature": np.float64(0.123456789012),
+        "top_k": np.int64(7),
+        "do_sample": np.bool_(True),
+        "seed": torch.tensor(3),
+        "suppress_tokens": np.array([5, 6]),
+        "sequence_bias": {(3, 4): np.float64(0.5)},
+        "num_return_sequences": np.uint8(2),
+        "max_new_tokens": np.int16(3),
+        "stop_strings": ("q", "z"),
+    }
+    run = lv.generate(tiny.model("llama"), tiny.tokenizer(), "hello", **given)
+    wanted = {
+        "temperature": 0.123456789012,
+        "top_k": 7,
+        "do_sample": True,
+        "seed": 3,
+        "suppress_tokens": [5, 6],
+        "sequence_bias": [[[3, 4], 0.5]],
+        "num_return_sequences": 2,
+        "max_new_tokens": 3,
+        "stop_strings": ["q", "z"],
+    }
+    assert {name: run.settings[name] for name in given} == wanted
+    assert lv.Trace.from_json(run.to_json()).settings == run.settings
+    assert len(run.sequences) == 2
+
+
+NEW = {
+    "guidance_scale": 1.7,
+    "sequence_bias": {(101,): 2.0, (104, 101): -3.0, (32,): float("-inf")},
+    "exponential_decay_length_penalty": (2, 1.3),
+    "begin_suppress_tokens": [*range(0, 200, 2)],
+    "forced_eos_token_id": [tiny.EOS, 7],
+}
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"do_sample": True, "top_h": 0.7}], ids=["greedy", "draw"]
+)
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_rarer_processors_give_the_tokens_of_transformers(architecture, settings):
+    model = tiny.model(architecture)
+    for names in ([*NEW], *([name] for name in NEW)):
+        asked = settings | {name: NEW[name] for name in names}
+        output, run = theirs(model, PROMPTS, 3, 7, **asked), ours(model, PROMPTS, 3, 7, **asked)
+        assert run.sequences.tolist() == output.sequences.tolist()

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import llmviz as lv
-from llmviz.decoding.dola import candidate_layers, contrast, dola, jensen_shannon
+from llmviz.decoding.early_layers import candidate_layers, contrast, dola, jensen_shannon
 from llmviz.decoding.search import greedy_search
 from tests import tiny
 from tests.scripted import Scripted
@@ -232,3 +232,12 @@ def test_drawing_and_processors_and_round_trip():
     assert again.premature_layers == plain.premature_layers and again.steps == plain.steps
     stopped = dola(model, PROMPT, max_new_tokens=12, stop=lambda ids: ids[:, -1] == loops[2])
     assert stopped.sequences[0, 7:].tolist() == loops[: loops.index(loops[2]) + 1]
+
+
+def test_layers_may_be_numbers_of_numpy():
+    model, ids = tiny.model("llama"), torch.tensor([[104, 101]])
+    run = dola(model, ids, dola_layers=[np.int64(0), 2], max_new_tokens=3)
+    assert run.settings["dola_layers"] == [0, 2]
+    assert type(run.settings["dola_layers"][0]) is int
+    with pytest.raises(ValueError, match="dola_layers=.True"):
+        dola(model, ids, dola_layers=[True])

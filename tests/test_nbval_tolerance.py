@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import nbformat.v4 as nb
 import pytest
 
@@ -66,8 +67,13 @@ def test_in_nbval(tmp_path):
     path = tmp_path / "three.ipynb"
     path.write_text(nb.writes(nb.new_notebook(cells=cells)))
     command = [sys.executable, "-m", "pytest", "-v", "-p", "tests.nbval_tolerance", "--nbval"]
-    command += ["--nbval-current-env", "-c", ROOT / "pyproject.toml", path]
+    command += ["--nbval-current-env", f"--executed={tmp_path / 'ran'}"]
+    command += ["-c", ROOT / "pyproject.toml", path]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     outcomes = re.findall(r"Cell \d (PASSED|FAILED)", done.stdout)
     assert outcomes == ["PASSED", "FAILED", "FAILED"], done.stdout + done.stderr
     assert "Cell outputs differ" in done.stdout
+    # What was run is kept, not what was stored.
+    kept = nbformat.read(tmp_path / "ran" / "three.ipynb", as_version=4)
+    assert [cell.outputs[0].text for cell in kept.cells] == ["x 0.333\n"] * 3
+    assert [cell.execution_count for cell in kept.cells] == [1, 2, 3]

@@ -799,6 +799,11 @@ def test_a_processor_called_by_itself_checks_too():
         with pytest.raises((TypeError, ValueError), match=rf"^{name}\b"):
             call()
     assert torch.equal(processors.top_k(scores=scores, top_k=np.int64(2)), scores)
+    context = {"input_ids": ids, "new_tokens": ids, "max_new_tokens": 4, "eos_token_ids": [1]}
+    for name in (name for name, off in processors.DEFAULTS.items() if off is None):
+        function = getattr(processors, name)
+        known = inspect.signature(function).parameters.keys() & context.keys()
+        assert function(scores, None, **{k: context[k] for k in known}) is scores
 
 
 def test_an_exponential_penalty_beyond_all_numbers_is_named():

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from importlib import metadata
 from pathlib import Path
 
@@ -29,21 +30,29 @@ else:
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-RUNTIME = {canonicalize_name(r.name): r for r in map(Requirement, PROJECT["dependencies"])}
-TEST = {
-    canonicalize_name(r.name): r for r in map(Requirement, PROJECT["optional-dependencies"]["test"])
-}
+
+
+def by_name(requirements: list[str]) -> dict[str, Requirement]:
+    return {canonicalize_name(r.name): r for r in map(Requirement, requirements)}
+
+
+CORE = by_name(PROJECT["dependencies"])
+EXTRAS = {name: by_name(wanted) for name, wanted in PROJECT["optional-dependencies"].items()}
+# What the README's commands install, for the lessons; and what `make test` adds.
+LESSONS = {**CORE, **EXTRAS["lab"], **EXTRAS["default-model"]}
+TEST = EXTRAS["test"]
 PINS = [
     Requirement(line)
     for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines()
     if line.strip() and not line.startswith("#")
 ]
+WITH_EXTRAS = ".[lab,default-model]"
 # Names of import packages that differ from those of their distributions.
-DISTRIBUTION = {"PIL": "pillow", "yaml": "pyyaml", "tomli": "pytest", "IPython": "ipykernel"}
+DISTRIBUTION = {"PIL": "pillow", "yaml": "pyyaml", "tomli": "pytest", "IPython": "ipython"}
 # What a declared package cannot be without, and may be imported too.
 COMES_ALONG = {
     "ipykernel": "jupyterlab", "ipython": "ipywidgets", "jupyter-server": "jupyterlab",
-    "tokenizers": "transformers",
+    "tokenizers": "transformers", "traitlets": "ipywidgets", "typing-extensions": "torch",
 }  # fmt: skip
 
 
@@ -97,7 +106,7 @@ def undeclared(source: str, declared: set[str]) -> set[str]:
 
 def test_the_name_is_not_that_of_somebody_elses_package():
     assert PROJECT["name"] == llmviz.__distribution__ == "llmviz-course"
-    assert metadata.version("llmviz-course") == PROJECT["version"]
+    assert metadata.version("llmviz-course") == llmviz.__version__
 
 
 def test_every_folder_of_the_package_is_shipped():
@@ -107,19 +116,27 @@ def test_every_folder_of_the_package_is_shipped():
     assert set(tomllib.loads(text)["tool"]["setuptools"]["packages"]) == names
 
 
-def test_all_names_resolve():
-    assert llmviz.__all__
-    for name in llmviz.__all__:
-        assert getattr(llmviz, name) is not None
-    with pytest.raises(AttributeError, match="no_such_name"):
-        _ = llmviz.no_such_name
-
-
-def test_importing_is_cheap():
-    heavy = {"torch", "transformers", "pandas", "matplotlib", "numpy", "ipywidgets"}
-    program = f"import sys, llmviz; print(sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.stdout == "[]\n", done.stderr
+def test_what_editors_read_is_shipped(tmp_path):
+    """With the package, and on the path of an installation with -e, not behind an import hook."""
+    for name in ("pyproject.toml", "README.md", "LICENSE", "llmviz"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    build = "import setuptools.build_meta as b; print(b.build_wheel('.'), b.build_editable('.'))"
+    done = subprocess.run(
+        [sys.executable, "-c", build], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    wheel, editable = done.stdout.split()[-2:]
+    with zipfile.ZipFile(tmp_path / wheel) as built:
+        shipped = {name for name in built.namelist() if name.startswith("llmviz/")}
+    in_folder = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "llmviz").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert shipped == in_folder and {"llmviz/py.typed", "llmviz/__init__.pyi"} <= shipped
+    with zipfile.ZipFile(tmp_path / editable) as built:
+        paths = [built.read(name).decode() for name in built.namelist() if name.endswith(".pth")]
+    assert [Path(path.strip()).resolve() for path in paths] == [tmp_path.resolve()]
 
 
 def test_a_foreign_package_of_that_name_is_recognised(tmp_path):
@@ -138,7 +155,7 @@ def test_a_foreign_package_of_that_name_is_recognised(tmp_path):
 @pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13", "3.14"])
 def test_each_dependency_has_one_pin_within_its_range(python):
     pins = pins_for(python)
-    for name, requirement in {**RUNTIME, **TEST}.items():
+    for name, requirement in {**LESSONS, **TEST}.items():
         if name == "pip":  # pinned, it would have to replace itself while it runs
             assert name not in pins
             continue
@@ -158,7 +175,7 @@ def test_installed_versions_are_the_pinned_ones():
         try:
             installed = Version(metadata.version(name))
         except metadata.PackageNotFoundError:
-            if name in RUNTIME or name in TEST:
+            if name in LESSONS or name in TEST:
                 differing[name] = "not installed"
             continue  # such as CUDA's packages, which the CPU build of torch does without
         if installed.public != str(pinned):  # a local tag names a build, such as +cpu
@@ -173,8 +190,20 @@ def test_environment_yml_agrees_with_pyproject():
     python, pip, by_pip = environment["dependencies"]
     name, _, version = python.partition("=")
     assert name == "python" and Version(version) in SpecifierSet(PROJECT["requires-python"])
-    assert Requirement(pip).specifier == RUNTIME["pip"].specifier
-    assert by_pip == {"pip": ["-c constraints.txt", "-e ."]}
+    assert Requirement(pip).specifier == LESSONS["pip"].specifier
+    assert by_pip == {"pip": ["-c constraints.txt", f"-e {WITH_EXTRAS}"]}
+
+
+@pytest.mark.parametrize("name", ["Makefile", "README.md", "environment.yml"])
+def test_every_way_in_installs_what_the_lessons_need(name):
+    """The core and the extras `lab` and `default-model`, in the versions of constraints.txt."""
+    text = (ROOT / name).read_text("utf-8")
+    ways = [line for line in text.splitlines() if re.search(r"\B-e \"?\.", line)]
+    ways = [line for line in ways if "--no-deps" not in line]
+    assert ways
+    for way in ways:
+        (extras,) = re.findall(r"-e \"?\.\[([\w,-]+)\]", way)
+        assert {"lab", "default-model"} <= set(extras.split(",")), way
 
 
 # Installed by make, with stand-ins for Python, which write down what they were asked.
@@ -212,7 +241,7 @@ def checkout(tmp_path):
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
 
     def start(*goals):
-        command = ["make", f"PYTHON={python}", *goals]
+        command = ["make", f"PYTHON={python}", "UV=", *goals]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         return subprocess.Popen(
             command, cwd=tmp_path, env=environment, start_new_session=True, **pipes
@@ -267,22 +296,42 @@ def test_a_moved_folder_is_installed_anew(checkout):
 # Imported.
 
 
-@pytest.mark.parametrize("path", (ROOT / "llmviz").rglob("*.py"), ids=lambda path: path.stem)
-def test_the_package_imports_what_it_declares(path):
-    assert not undeclared(path.read_text("utf-8"), set(RUNTIME))
+def test_the_package_imports_what_it_declares():
+    """Each file imports from the core alone, but for two that belong to an extra."""
+    extra_of = {"lab.py": "lab", "default_model.py": "default-model"}
+    found = {}
+    for path in (ROOT / "llmviz").rglob("*.py"):
+        declared = {**CORE, **EXTRAS.get(extra_of.get(path.name), {})}
+        found[str(path)] = undeclared(path.read_text("utf-8"), set(declared))
+    assert not {name: names for name, names in found.items() if names}
 
 
-@pytest.mark.parametrize("path", (ROOT / "notebooks").glob("*.ipynb"), ids=lambda path: path.stem)
-def test_lessons_import_what_the_package_declares(path):
-    for cell in nbformat.read(path, as_version=4).cells:
-        if cell.cell_type == "code":
-            code = re.sub(r"^\s*[%!].*$", "pass", cell.source, flags=re.MULTILINE)
-            assert not undeclared(code, set(RUNTIME))
+def test_the_core_is_imported_or_needed_by_what_is():
+    """What is declared is imported; the others stand here with what cannot work without them."""
+    needed = {
+        "accelerate": "transformers' device_map",
+        "anywidget": "the explorers",
+        "jinja2": "transformers' chat templates",
+        "safetensors": "transformers' weights",
+    }
+    imported = set()
+    for path in (ROOT / "llmviz").rglob("*.py"):
+        names = imports(path.read_text("utf-8"))
+        imported |= {canonicalize_name(DISTRIBUTION.get(name, name)) for name in names}
+    assert not set(CORE) - imported - set(needed)
 
 
-@pytest.mark.parametrize("path", (ROOT / "tests").rglob("*.py"), ids=lambda path: path.stem)
-def test_the_tests_import_what_is_declared(path):
-    assert not undeclared(path.read_text("utf-8"), {*RUNTIME, *TEST})
+def test_lessons_import_what_is_installed_for_them():
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        for cell in nbformat.read(path, as_version=4).cells:
+            if cell.cell_type == "code":
+                code = re.sub(r"^\s*[%!].*$", "pass", cell.source, flags=re.MULTILINE)
+                assert not undeclared(code, set(LESSONS)), path.name
+
+
+def test_the_tests_import_what_is_declared():
+    for path in (ROOT / "tests").rglob("*.py"):
+        assert not undeclared(path.read_text("utf-8"), {*LESSONS, *TEST}), path.name
 
 
 # Said.

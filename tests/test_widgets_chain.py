@@ -2,6 +2,7 @@
 
 import math
 import re
+import threading
 
 import matplotlib.pyplot as plt
 import pytest
@@ -192,3 +193,53 @@ def test_the_figure_shows_the_same_numbers():
     assert [bar.get_width() for bar in ax.patches] == [s.probability for s in explorer.stages]
     assert [t.get_text() for t in ax.get_yticklabels()][0] == "logits"
     plt.close("all")
+
+
+def test_token_sliders_and_texts_may_move_at_once():
+    """From several threads, as a kernel answers them: no error, and one picture of one state."""
+    explorer, errors = chain(temperature=0.7, top_k=9), []
+
+    def moves(function):
+        def run():
+            try:
+                for n in range(30):
+                    function(n)
+                    repr(explorer)
+                    assert "−inf" not in explorer.message
+            except BaseException as error:
+                errors.append(repr(error))
+
+        return threading.Thread(target=run)
+
+    threads = [
+        moves(lambda n: moved(explorer, top_k=n % 7, top_p=0.5 + (n % 2) / 2)),
+        moves(lambda n: moved(explorer, temperature=1 + n % 2, repetition_penalty=1 + n % 3 / 4)),
+        moves(lambda n: picked(explorer, n % 9)),
+        moves(lambda n: retyped(explorer, f"hello {n % 5}")),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    explorer.wait(10)
+    assert not errors
+    assert [s.name.partition("=")[0] for s in explorer.stages[1:]] == list(explorer.settings)
+    assert explorer.chosen == explorer.take(explorer.chosen)
+    assert explorer.state["prompt"] == explorer.position.prompt
+
+
+def test_settings_are_shown_as_given():
+    explorer = chain(
+        token="l", temperature=0.123456789, top_p=0.07, epsilon_cutoff=0.0003, top_k=9,
+        repetition_penalty=1.0000001,
+    )  # fmt: skip
+    names = [s.name for s in explorer.stages]
+    assert "temperature=0.123456789" in names and "repetition_penalty=1.0000001" in names
+    chosen = chain(token=int(explorer.position.logits.argmax()), **explorer.settings)
+    words = "\n".join(s.words for s in chosen.stages)
+    assert "÷ 0.123456789" in words and "< 7%" in words and "≥ 0.03%" in words
+
+
+def test_what_needs_more_than_a_position_is_refused():
+    with pytest.raises(TypeError, match="forced_eos_token_id"):
+        chain(forced_eos_token_id=3)

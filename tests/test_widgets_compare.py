@@ -243,3 +243,34 @@ def test_on_the_default_model(default_model):
         max_new_tokens=3,
     )  # fmt: skip
     assert "␣Paris" in repr(found)
+
+
+def test_it_remembers_a_few_runs_only():
+    found = comparison(max_new_tokens=2)
+    for n in range(12):
+        found.prompt_box.value = f"hello {n}"
+        press_run(found)
+    assert len(found._known) <= 16
+
+
+def test_no_strategy_runs_before_all_are_checked(generated):
+    with pytest.raises(ValueError, match="b: .*top_p"):
+        comparison(strategies={"a": {}, "b": {"do_sample": True, "top_p": 7}})
+    assert not generated
+    found = comparison(strategies={"a": {}, "b": {"num_beams": 2}})
+    found.settings_boxes[0].value = "no_repeat_ngram_size=2"
+    found.settings_boxes[1].value = "num_beams=0"
+    press_run(found)
+    assert "num_beams=0" in found.message.value and len(generated) == 2
+    assert "those of the last run" in found.message.value
+
+
+def test_the_figure_of_a_long_run_is_cut_and_says_so():
+    found = comparison(max_new_tokens=118, prompt="x")
+    for run in found.runs.values():
+        run.labels.update(dict.fromkeys(run.labels, "abcdefghijkl" * 9))
+    ax = found.figure()
+    width, height = ax.figure.get_size_inches()
+    assert width == 11 and height < 20
+    assert any("more tokens" in t.get_text() for t in ax.texts)
+    plt.close("all")

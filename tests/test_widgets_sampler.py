@@ -272,7 +272,7 @@ def test_hostile_tokens_and_prompts_stay_text():
 def test_it_leaves_a_picture_with_the_call():
     explorer = bench(top_p=0.8)
     assert_leaves_a_picture(explorer)
-    assert "top_k=0, top_p=0.8" in explorer._repr_mimebundle_()["text/html"]
+    assert "top_k=0, top_p=0.8" in explorer._repr_mimebundle_()[0]["text/html"]
 
 
 def test_the_figure_shows_the_same_numbers():
@@ -375,3 +375,14 @@ def test_a_path_that_will_not_do_is_refused_by_name(tmp_path):
     explorer.to_html(str(tmp_path / "link.html"))
     assert "SamplerBench of" in (tmp_path / "a.html").read_text()
     assert (tmp_path / "link.html").is_symlink()
+
+
+def test_no_negative_zero():
+    explorer = bench(top_k=1)
+    assert "→ 0.00 bits" in repr(explorer) and "-0.00" not in repr(explorer) + explorer.picture()
+
+
+def test_settings_are_shown_as_given():
+    explorer = bench(temperature=0.123456789, top_p=0.98765432198)
+    assert "temperature=0.123456789, top_p=0.98765432198" in repr(explorer)
+    assert "temperature=0.123456789" in explorer.call

@@ -1,14 +1,24 @@
 """The stepper: Forward is what generate does, and no text is ever read twice."""
 
+import copy
+import functools
 import math
+import re
+import threading
+import time
 
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import PreTrainedTokenizerFast
 
 import llmviz as lv
 from llmviz.widgets.stepper import branch_lines
 from tests import hostile, tiny
+from tests.scripted import Scripted, drawn
 from tests.views import assert_harmless, assert_leaves_a_picture
 
 PROMPT = "hello there"
@@ -308,3 +318,89 @@ def test_the_state_is_told_the_same_on_every_machine():
 def test_on_the_default_model(default_model):
     found = lv.Stepper(*default_model, "The capital of France is", max_new_tokens=5)
     assert repr(found).splitlines()[2].startswith("▸ ␣Paris  77.")
+
+
+class Gated(type(tiny.model("llama"))):
+    """A model whose passes wait for `gate`, but for those of the prompt."""
+
+    @functools.wraps(type(tiny.model("llama")).forward)
+    def forward(self, input_ids, **kwargs):
+        if input_ids.shape[1] == 1:
+            assert self.gate.wait(30)
+        return super().forward(input_ids, **kwargs)
+
+
+def gated():
+    model = copy.copy(tiny.model("llama"))
+    model.__class__, model.gate = Gated, threading.Event()
+    return model
+
+
+def test_a_slow_model_does_not_hold_up_the_kernel():
+    model = gated()
+    found = lv.Stepper(model, tiny.tokenizer(), PROMPT)
+    before = found.view.value
+    begun = time.monotonic()
+    found.forward_button.click()
+    found.forward_button.click()  # while the first one is read: not heard
+    assert time.monotonic() - begun < 5 and found.working
+    assert "Reading" in found.message.value and found.view.value == before
+    assert found.back_button.disabled and not found.forward_button.disabled
+    found._stop.click()
+    assert found.node is found.root and "Stopped" in found.message.value
+    model.gate.set()
+    found.forward()
+    wanted = lv.generate(tiny.model("llama"), tiny.tokenizer(), PROMPT, max_new_tokens=3)
+    for _ in range(2):
+        found.forward_button.click()
+        found.wait(30)
+    assert found.trace.sequences.tolist() == wanted.sequences.tolist()
+    assert not found.back_button.disabled and found.message.value == ""
+
+
+def test_code_and_buttons_at_once_leave_a_tree_that_is_right():
+    """A pass that was given up may still run: nothing reads on from what it had read."""
+    model = gated()
+    found = lv.Stepper(model, tiny.tokenizer(), PROMPT, max_new_tokens=12)
+    found.forward_button.click()
+    thread = found._thread
+    model.gate.set()
+    for _ in range(12):
+        found.forward()
+    thread.join(30)
+    wanted = lv.generate(tiny.model("llama"), tiny.tokenizer(), PROMPT, max_new_tokens=12)
+    assert found.trace.sequences.tolist() == wanted.sequences.tolist()
+
+
+def test_a_tree_of_hundreds_of_branches_stays_a_page():
+    model = Scripted(drawn(1, 12, 1.0), 12)
+    model.passes = -10_000
+    found = lv.Stepper(model, letters(12), "a b", max_new_tokens=120)
+    for depth in range(100):
+        found.take(found.node.step.candidates[1].token_id)
+        found.back()
+        found.forward() if depth % 2 else found.take(found.node.step.candidates[0].token_id)
+    found.redraw()
+    assert found.message.value == "" and "lines 62 to 101 of 101" in found.view.value
+    assert "⋯ stands for more forks above" in found.view.value
+    rows = re.findall(r"<div><span style=.color:#6b7280.>([^<]*)</span>", found.view.value)
+    assert len(rows) == 40 and max(map(len, rows)) <= 36
+    assert "▸" in found.view.value[found.view.value.index("all branches (") + 30 :]
+
+
+def letters(size):
+    core = Tokenizer(WordLevel({c: i for i, c in enumerate("abcdefghijkl"[:size])}, unk_token="a"))
+    core.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=core)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"guidance_scale": 1.7}, {"forced_eos_token_id": 70}, {"sequence_bias": [[[80], 3.0]]}],
+)
+def test_settings_that_look_further(settings):
+    found = stepper(max_new_tokens=5, **settings)
+    for _ in range(5):
+        found.forward()
+    wanted = lv.generate(found.model, found.tokenizer, PROMPT, max_new_tokens=5, **settings)
+    assert found.trace.sequences.tolist() == wanted.sequences.tolist()

@@ -6,10 +6,11 @@ The strategies take token ids; `generate` takes text and picks the strategy.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from torch import LongTensor
+from torch import Tensor
 
 from .. import arguments, processors
 from ..models import check_length, check_model, vocab_size
@@ -19,10 +20,13 @@ from .assisted import assisted_search
 from .beams import beam_search, check_beams
 from .brought import warn_of_brought
 from .contrastive import check_alpha, contrastive_search
-from .dola import candidate_layers, dola
+from .early_layers import candidate_layers, dola
 from .prefix import check_cache, pad_token_id
 from .search import MOST_ROWS, check_draws, greedy_search, sample
 from .text import trace_of, with_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = [
     "assisted_search",
@@ -37,9 +41,9 @@ __all__ = [
 
 
 def generate(
-    model,
-    tokenizer,
-    prompt: str | list[str],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str | Sequence[str],
     *,
     max_new_tokens: int = 40,
     do_sample: bool = False,
@@ -54,27 +58,27 @@ def generate(
     eta_cutoff: float = 0.0,
     top_h: float | None = None,
     guidance_scale: float = 1.0,
-    sequence_bias: dict[tuple[int, ...], float] | list[list] | None = None,
+    sequence_bias: Mapping[tuple[int, ...], float] | Sequence | None = None,
     repetition_penalty: float = 1.0,
     presence_penalty: float = 0.0,
     frequency_penalty: float = 0.0,
     no_repeat_ngram_size: int = 0,
-    bad_words_ids: list[list[int]] | None = None,
-    suppress_tokens: list[int] | None = None,
-    begin_suppress_tokens: list[int] | None = None,
-    forced_eos_token_id: int | list[int] | None = None,
+    bad_words_ids: Sequence[Sequence[int]] | None = None,
+    suppress_tokens: Sequence[int] | None = None,
+    begin_suppress_tokens: Sequence[int] | None = None,
+    forced_eos_token_id: int | Sequence[int] | None = None,
     exponential_decay_length_penalty: tuple[int, float] | None = None,
-    prefix_allowed_tokens_fn: Callable[[int, LongTensor], list[int]] | None = None,
-    logits_processor: Callable | list[Callable] | None = None,
+    prefix_allowed_tokens_fn: Callable[[int, Tensor], Sequence[int]] | None = None,
+    logits_processor: Callable | Sequence[Callable] | None = None,
     min_new_tokens: int = 0,
-    stop_strings: str | list[str] | None = None,
+    stop_strings: str | Sequence[str] | None = None,
     length_penalty: float = 1.0,
     early_stopping: bool | str = False,
     num_beam_groups: int = 1,
     diversity_penalty: float = 0.0,
     penalty_alpha: float | None = None,
-    dola_layers: str | list[int] | None = None,
-    assistant_model=None,
+    dola_layers: str | Sequence[int] | None = None,
+    assistant_model: PreTrainedModel | None = None,
     prompt_lookup_num_tokens: int | None = None,
     num_assistant_tokens: int = 5,
     num_return_sequences: int = 1,
@@ -126,7 +130,9 @@ def generate(
     return planned(model, tokenizer, prompt, **given)()
 
 
-def planned(model, tokenizer, prompt: str | list[str], **given) -> Callable[[], Trace]:
+def planned(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str | Sequence[str], **given
+) -> Callable[[], Trace]:
     """Check all arguments of `generate`, by name, and return what runs it; no pass is made so far.
 
     Raises TypeError for an unknown name, and whatever `generate` raises.
@@ -234,6 +240,11 @@ def _strategy(*, do_sample: bool, num_beams: int, num_return_sequences: int, **g
     strategy = next(iter(asked.values()), sample if do_sample else greedy_search)
     if strategy is contrastive_search and do_sample:
         raise ValueError("penalty_alpha with do_sample=True: contrastive search does not draw")
+    if strategy is contrastive_search and given["top_k"] == 0:
+        raise ValueError(
+            f"penalty_alpha={given['penalty_alpha']} with top_k=0: contrastive search compares the "
+            "top_k most likely tokens; pass top_k=4, for one"
+        )
     if given["cache_implementation"] and strategy not in (greedy_search, sample):
         raise ValueError(
             f'cache_implementation="static" with {strategy.__name__.replace("_", " ")}, which '

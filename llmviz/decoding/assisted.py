@@ -7,10 +7,10 @@ what it would have written alone: its greedy text, or draws from its own distrib
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import LongTensor, Tensor
+from torch import Tensor
 from torch.nn.functional import one_hot
 
 from .. import arguments
@@ -20,21 +20,27 @@ from .guidance import unconditional
 from .prefix import Prefix, can_take_back
 from .search import Generation, check_draws, check_inputs, draw, seeded
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from typing_extensions import Unpack
+
+    from ..settings import Settings
+
 
 def assisted_search(
-    model,
-    input_ids: LongTensor,
-    attention_mask: LongTensor | None = None,
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
     *,
-    assistant_model=None,
+    assistant_model: PreTrainedModel | None = None,
     prompt_lookup_num_tokens: int | None = None,
     num_assistant_tokens: int = 5,
     max_new_tokens: int = 40,
     do_sample: bool = False,
     seed: int | None = None,
     top_logprobs: int = 20,
-    stop: Callable[[LongTensor], Tensor] | None = None,
-    **settings,
+    stop: Callable[[Tensor], Tensor] | None = None,
+    **settings: Unpack[Settings],
 ) -> Trace:
     """Greedy search or sampling, with tokens proposed by a draft and judged by the model.
 
@@ -101,14 +107,14 @@ class _Choice:
     def __init__(self, do_sample: bool, generator: torch.Generator | None):
         self.do_sample, self.generator = do_sample, generator
 
-    def propose(self, scores: Tensor) -> tuple[LongTensor, Tensor | None]:
+    def propose(self, scores: Tensor) -> tuple[Tensor, Tensor | None]:
         """A token, shape (1,), and what it was drawn from."""
         if not self.do_sample:
             return scores.argmax(-1).cpu(), None
         q = scores[0].softmax(-1).cpu()
         return draw(q[None], self.generator), q
 
-    def judge(self, scores: Tensor, guess: int | None, q: Tensor | None) -> LongTensor:
+    def judge(self, scores: Tensor, guess: int | None, q: Tensor | None) -> Tensor:
         """The model's token, shape (1,): `guess` where it may stay. Without one, its own."""
         if not self.do_sample:
             return scores.argmax(-1).cpu()
@@ -180,7 +186,7 @@ def _roll_back(prefixes: list[Prefix], draft: Draft) -> None:
 
 def accept_or_replace(
     token: int, p: Tensor, q: Tensor, generator: torch.Generator | None = None
-) -> LongTensor:
+) -> Tensor:
     """A token that follows p, made of one that was drawn from q: the same one, if it may stay.
 
     It stays with the probability p/q, or 1 where p is larger. A token that is refused is replaced
@@ -194,7 +200,7 @@ def accept_or_replace(
     return draw((over if over.any() else p)[None], generator)
 
 
-def look_up(text: LongTensor, count: int) -> list[int]:
+def look_up(text: Tensor, count: int) -> list[int]:
     """Up to `count` tokens with which `text`, shape (tokens,), went on where its last two tokens
     stood first; or else its last one; or else none."""
     tokens = text.tolist()

@@ -13,10 +13,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from itertools import zip_longest
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import BoolTensor, LongTensor, Tensor
+from torch import Tensor
 
 from .. import arguments, processors
 from ..models import check_length
@@ -26,14 +26,20 @@ from .guidance import unconditional
 from .prefix import Prefix, eos_token_ids
 from .search import MOST_ROWS, check_draws, check_inputs, check_stop, seeded, stopped
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from typing_extensions import Unpack
+
+    from ..settings import Settings
+
 # Stands for "not at all": finite, so that what is added to it still has an order.
 NEVER = -1e9
 
 
 def beam_search(
-    model,
-    input_ids: LongTensor,
-    attention_mask: LongTensor | None = None,
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
     *,
     num_beams: int,
     max_new_tokens: int = 40,
@@ -44,9 +50,9 @@ def beam_search(
     seed: int | None = None,
     num_beam_groups: int = 1,
     diversity_penalty: float = 0.0,
-    stop: Callable[[LongTensor], BoolTensor] | None = None,
+    stop: Callable[[Tensor], Tensor] | None = None,
     top_logprobs: int = 20,
-    **settings,
+    **settings: Unpack[Settings],
 ) -> Trace:
     """Keep the `num_beams` best hypotheses running, and return the best that finished.
 
@@ -117,9 +123,9 @@ class BeamSearch:
 
     def __init__(
         self,
-        model,
-        input_ids: LongTensor,
-        attention_mask: LongTensor | None = None,
+        model: PreTrainedModel,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
         *,
         num_beams: int,
         max_new_tokens: int = 40,
@@ -127,7 +133,7 @@ class BeamSearch:
         seed: int | None = None,
         num_beam_groups: int = 1,
         diversity_penalty: float = 0.0,
-        stop: Callable[[LongTensor], BoolTensor] | None = None,
+        stop: Callable[[Tensor], Tensor] | None = None,
         top_logprobs: int = 20,
         **settings,
     ):
@@ -335,7 +341,7 @@ def hamming_diversity(scores: Tensor, diversity_penalty: float, taken: Tensor) -
     return scores - diversity_penalty * taken.repeat_interleave(beams, dim=0)
 
 
-def filler(model) -> int:
+def filler(model: PreTrainedModel) -> int:
     """What fills a returned row after its end. A pad token of 0 counts as none, as in `generate`;
     where a model has no eos either, rows are filled with −1."""
     eos = eos_token_ids(model)
@@ -354,64 +360,71 @@ def check_beams(
     max_new_tokens: int,
 ) -> dict:
     """The arguments of `beam_search` as plain Python; a ValueError for the first out of bounds."""
-    beams = arguments.whole("num_beams", num_beams, high=MOST_ROWS)
-    returned = arguments.whole("num_return_sequences", num_return_sequences)
-    groups = arguments.whole("num_beam_groups", num_beam_groups)
-    length = arguments.whole("max_new_tokens", max_new_tokens)
-    if returned > beams:
-        raise ValueError(
-            f"num_return_sequences={returned} with num_beams={beams}: a beam search finishes with "
-            "as many hypotheses as it has beams, so ask for that many at most"
-        )
     early_stopping = arguments.plain(early_stopping)
+    plain = {
+        "max_new_tokens": arguments.whole("max_new_tokens", max_new_tokens),
+        "num_beams": arguments.whole("num_beams", num_beams, high=MOST_ROWS),
+        "num_return_sequences": arguments.whole("num_return_sequences", num_return_sequences),
+        "length_penalty": float(arguments.number("length_penalty", length_penalty)),
+        "early_stopping": early_stopping,
+        "do_sample": arguments.flag("do_sample", do_sample),
+        "num_beam_groups": arguments.whole("num_beam_groups", num_beam_groups),
+        "diversity_penalty": float(
+            arguments.number(
+                "diversity_penalty", diversity_penalty, 0, 1e30, wanted="a number from 0 to 1e30"
+            )
+        ),
+    }
     if not isinstance(early_stopping, (bool, str)) or early_stopping not in (True, False, "never"):
         raise ValueError(
             f"early_stopping={arguments.shown(early_stopping)}: it must be True, False or 'never'"
         )
-    length_penalty = arguments.number("length_penalty", length_penalty)
-    diversity_penalty = arguments.number("diversity_penalty", diversity_penalty)
-    # The longest length's power has to be a number that can be divided by.
-    if abs(length_penalty * math.log(length)) > 300:
+    _check_together(**plain)
+    return plain
+
+
+def _check_together(
+    *, num_beams, num_return_sequences, num_beam_groups, diversity_penalty, max_new_tokens,
+    length_penalty, do_sample, early_stopping,
+) -> None:  # fmt: skip
+    """Raise a ValueError for arguments that contradict each other."""
+    if num_return_sequences > num_beams:
         raise ValueError(
-            f"length_penalty={length_penalty!r}: {length} tokens to that power is out of "
+            f"num_return_sequences={num_return_sequences} with num_beams={num_beams}: a beam "
+            "search finishes with as many hypotheses as it has beams, so ask for that many at most"
+        )
+    # The longest length's power has to be a number that can be divided by.
+    if abs(length_penalty * math.log(max_new_tokens)) > 300:
+        raise ValueError(
+            f"length_penalty={length_penalty!r}: {max_new_tokens} tokens to that power is out of "
             "range; useful values lie between -2 and 2"
         )
-    if beams % groups:
+    if num_beams % num_beam_groups:
         raise ValueError(
-            f"num_beam_groups={groups} does not divide num_beams={beams}: groups must "
+            f"num_beam_groups={num_beam_groups} does not divide num_beams={num_beams}: groups must "
             "be of equal size"
         )
-    if diversity_penalty < 0 or (groups > 1 and diversity_penalty == 0):
+    if diversity_penalty < 0 or (num_beam_groups > 1 and diversity_penalty == 0):
         raise ValueError(
-            f"diversity_penalty={diversity_penalty!r}: it must be above 0, or all "
-            f"{groups} groups do the same"
+            f"diversity_penalty={diversity_penalty!r} with num_beam_groups={num_beam_groups}: it "
+            "must be above 0 with several groups, which would all do the same, and 0 or more with "
+            "one"
         )
-    do_sample = arguments.flag("do_sample", do_sample)
-    if do_sample and groups > 1:
+    if do_sample and num_beam_groups > 1:
         raise ValueError(
-            f"num_beam_groups={groups} with do_sample=True: groups of beams are not "
+            f"num_beam_groups={num_beam_groups} with do_sample=True: groups of beams are not "
             "sampled; pass do_sample=False or num_beam_groups=1"
         )
-    return {
-        "max_new_tokens": length,
-        "num_beams": beams,
-        "num_return_sequences": returned,
-        "length_penalty": length_penalty,
-        "early_stopping": early_stopping,
-        "do_sample": do_sample,
-        "num_beam_groups": groups,
-        "diversity_penalty": diversity_penalty,
-    }
 
 
 class _Candidates(NamedTuple):
     """A step's candidates, the best first. Tensors of shape (prompts, candidates), on the CPU."""
 
-    rows: LongTensor  # the row of the batch, among those of all groups, that each extends
-    beams: LongTensor  # the running hypothesis of its prompt and group that each extends
-    tokens: LongTensor
+    rows: Tensor  # the row of the batch, among those of all groups, that each extends
+    beams: Tensor  # the running hypothesis of its prompt and group that each extends
+    tokens: Tensor
     sums: Tensor  # of the whole hypothesis: the running total with this token
-    ended: BoolTensor  # whether its text is complete
+    ended: Tensor  # whether its text is complete
     log_probs: Tensor  # of the token under the model; this and the next for the record only
     scores: Tensor  # of the token after the processors
 
@@ -440,7 +453,7 @@ class Beams:
         self.num_beams, self.first_beam = num_beams, first // prompts
         self.num_candidates = num_candidates
         self.length, self.max_new_tokens = 0, max_new_tokens
-        self.length_penalty, self.early_stopping = length_penalty, early_stopping
+        self.length_penalty, self.early_stopping = float(length_penalty), early_stopping
         # At first all beams hold the same text, so only one of them may count.
         self.running = torch.full((prompts, num_beams), NEVER)
         self.running[:, 0] = 0.0

@@ -7,9 +7,13 @@ else. Here stands what the difference is, and how to be rid of it on either side
 from __future__ import annotations
 
 import warnings
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from ..settings import SAMPLING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # What changes the tokens of `model.generate`, and the value that switches it off there. What is not
 # listed is either told in every call (max_new_tokens), shared by both sides (eos_token_id), or
@@ -71,7 +75,7 @@ _BEAMS = {
 _told: WeakKeyDictionary = WeakKeyDictionary()
 
 
-def brought(model, **told) -> dict:
+def brought(model: PreTrainedModel, **told) -> dict:
     """What `model.generate(…, **told)` applies because the model's generation_config says so.
 
     From the names of settings to their values: only what changes the tokens. Settings of sampling
@@ -100,7 +104,7 @@ def brought(model, **told) -> dict:
     }
 
 
-def off(model, **told) -> dict:
+def off(model: PreTrainedModel, **told) -> dict:
     """The keyword arguments that switch off in `model.generate` what the model brings.
 
     `model.generate(input_ids, max_new_tokens=n, **told, **off(model, **told))` gives the tokens of
@@ -115,7 +119,7 @@ def off(model, **told) -> dict:
     return ours | ({"top_k": 0} if draws and "top_k" not in told else {})
 
 
-def warn_of_brought(model, told: dict, known, call: str) -> None:
+def warn_of_brought(model: PreTrainedModel, told: dict, known, call: str) -> None:
     """Warn, once per model, of what it brings and `call` does not apply.
 
     told: the arguments that the caller gave, by name.

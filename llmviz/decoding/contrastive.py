@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
-from torch import LongTensor, Tensor
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from .. import arguments
 from ..trace import Trace
 from .search import MOST_ROWS, Generation
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from typing_extensions import Unpack
+
+    from ..settings import SettingsOfContrast
+
 
 def contrastive_search(
-    model,
-    input_ids: LongTensor,
-    attention_mask: LongTensor | None = None,
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
     *,
     penalty_alpha: float = 0.6,
     top_k: int = 4,
     max_new_tokens: int = 40,
     top_logprobs: int = 20,
-    stop: Callable[[LongTensor], Tensor] | None = None,
-    **settings,
+    stop: Callable[[Tensor], Tensor] | None = None,
+    **settings: Unpack[SettingsOfContrast],
 ) -> Trace:
     """Of the `top_k` most likely tokens, take the one with the highest
     (1 − α) · probability − α · degeneration penalty, with α = `penalty_alpha`.

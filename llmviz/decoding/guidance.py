@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import LongTensor, Tensor
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+from ..twin import is_changed_by_a_pass, twin
 
 
 class Unconditional:
@@ -18,16 +25,17 @@ class Unconditional:
         read at every step, without a cache.
     """
 
-    def __init__(self, model, prompt_length: int, takes_back: bool = False):
+    def __init__(self, model: PreTrainedModel, prompt_length: int, takes_back: bool = False):
         from transformers import UnbatchedClassifierFreeGuidanceLogitsProcessor as Theirs
 
-        self.model, self.prompt_length, self.takes_back = model, prompt_length, takes_back
+        self.model = twin(model) if is_changed_by_a_pass(model) else model  # as in `Prefix`
+        self.prompt_length, self.takes_back = prompt_length, takes_back
         use_cache = getattr(model.generation_config, "use_cache", True) is not False
-        self._theirs = Theirs(1.0, model, use_cache=use_cache)
+        self._theirs = Theirs(1.0, self.model, use_cache=use_cache)
         self._length, self._logits = 0, None
 
     @torch.no_grad()
-    def logits(self, input_ids: LongTensor) -> Tensor:
+    def logits(self, input_ids: Tensor) -> Tensor:
         """What comes after `input_ids` (rows, tokens), shape (rows, vocabulary)."""
         if self.takes_back:
             text = input_ids[:, self.prompt_length - 1 :]
@@ -39,7 +47,7 @@ class Unconditional:
 
 
 def unconditional(
-    model, settings: dict, prompt_length: int, takes_back: bool = False
+    model: PreTrainedModel, settings: dict, prompt_length: int, takes_back: bool = False
 ) -> Unconditional | None:
     """What `settings` need for their guidance, if anything."""
     if settings.get("guidance_scale", 1.0) == 1.0:

@@ -7,12 +7,17 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
-from torch import LongTensor, Tensor
+from torch import Tensor
 
+from .. import arguments
 from ..models import input_device
 from ..twin import is_changed_by_a_pass, twin
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Prefix:
@@ -24,7 +29,9 @@ class Prefix:
     Raises ValueError for a model whose cache is of a kind that no other has.
     """
 
-    def __init__(self, model, input_ids: LongTensor, attention_mask: LongTensor | None = None):
+    def __init__(
+        self, model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None = None
+    ):
         self.model = model
         device = input_device(model)
         self.input_ids = input_ids.to(device)
@@ -79,12 +86,12 @@ class Prefix:
         self.unread = 0 if self.cache is not None else self.input_ids.shape[1]
         return output
 
-    def position_ids(self) -> LongTensor:
+    def position_ids(self) -> Tensor:
         """The number of each token in its text, shape (rows, tokens)."""
         # Padding does not count as a position; it gets number 0, which the mask hides.
         return (self.attention_mask.cumsum(-1) - 1).clamp(min=0)
 
-    def append(self, tokens: LongTensor) -> None:
+    def append(self, tokens: Tensor) -> None:
         """Put one token, shape (rows,), at the end of each row."""
         tokens = tokens[:, None].to(self.input_ids.device)
         self.input_ids = torch.cat([self.input_ids, tokens], dim=-1)
@@ -103,7 +110,7 @@ class Prefix:
             self.cache.crop(-max(tokens - self.unread, 0))
             self.unread = max(self.unread - tokens, 0)
 
-    def reorder(self, rows: LongTensor) -> None:
+    def reorder(self, rows: Tensor) -> None:
         """Go on with these rows, shape (rows,): a row may be named twice, or not at all."""
         rows = rows.to(self.input_ids.device)
         self.input_ids = self.input_ids[rows]
@@ -131,9 +138,9 @@ class StaticPrefix(Prefix):
 
     def __init__(
         self,
-        model,
-        input_ids: LongTensor,
-        attention_mask: LongTensor | None = None,
+        model: PreTrainedModel,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
         *,
         max_new_tokens: int,
     ):
@@ -169,7 +176,7 @@ class StaticPrefix(Prefix):
     def crop(self, tokens: int) -> None:
         raise NotImplementedError("a static cache cannot take tokens back")
 
-    def reorder(self, rows: LongTensor) -> None:
+    def reorder(self, rows: Tensor) -> None:
         raise NotImplementedError("a static cache keeps its rows in place")
 
 
@@ -191,7 +198,7 @@ def _naming_the_cache(model, cache) -> Iterator[None]:
         ) from error
 
 
-def can_take_back(model) -> bool:
+def can_take_back(model: PreTrainedModel) -> bool:
     """Whether what the model's cache remembers of the last tokens can be taken back.
 
     A running state, such as Mamba's or MiniMax's, cannot go back to an earlier token.
@@ -209,10 +216,11 @@ def can_take_back(model) -> bool:
 
 
 def check_cache(cache_implementation: str | None) -> None:
-    if cache_implementation not in (None, "static"):
+    static = isinstance(cache_implementation, str) and cache_implementation == "static"
+    if cache_implementation is not None and not static:
         raise ValueError(
-            f'cache_implementation={cache_implementation!r}: it must be "static", or None for a '
-            "cache that grows"
+            f"cache_implementation={arguments.shown(cache_implementation)}: it must be "
+            '"static", or None for a cache that grows'
         )
 
 
@@ -255,7 +263,7 @@ def _compiled(model) -> Callable:
     return model.get_compiled_call(config.compile_config)
 
 
-def lengths_of(new_tokens: LongTensor, eos_token_ids: list[int]) -> list[int]:
+def lengths_of(new_tokens: Tensor, eos_token_ids: list[int]) -> list[int]:
     """How many tokens each row has up to its first eos, which counts."""
     is_eos = torch.isin(new_tokens, torch.tensor(eos_token_ids))
     before = (is_eos.cumsum(-1) - is_eos.long()) == 0
@@ -268,11 +276,11 @@ def as_list(eos_token_id: int | list[int] | None) -> list[int]:
     return [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id)
 
 
-def eos_token_ids(model) -> list[int]:
+def eos_token_ids(model: PreTrainedModel) -> list[int]:
     return as_list(model.generation_config.eos_token_id)
 
 
-def pad_token_id(model) -> int:
+def pad_token_id(model: PreTrainedModel) -> int:
     """What fills a row that is done: as in `generate`, the pad token, or else the first eos."""
     pad = model.generation_config.pad_token_id
     return pad if pad is not None else (eos_token_ids(model) or [0])[0]

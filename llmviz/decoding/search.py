@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
-from torch import LongTensor, Tensor
+from torch import Tensor
 from torch.nn import functional
 
 from .. import arguments, processors
@@ -15,20 +16,26 @@ from ..trace import Trace
 from .guidance import Unconditional, unconditional
 from .prefix import Prefix, StaticPrefix, check_cache, eos_token_ids, pad_token_id
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from typing_extensions import Unpack
+
+    from ..settings import Settings
+
 # Every beam, returned sequence or look-ahead is a row of the batch, and costs memory and time.
 MOST_ROWS = 1024
 
 
 def greedy_search(
-    model,
-    input_ids: LongTensor,
-    attention_mask: LongTensor | None = None,
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
     *,
     max_new_tokens: int = 40,
     top_logprobs: int = 20,
-    stop: Callable[[LongTensor], Tensor] | None = None,
+    stop: Callable[[Tensor], Tensor] | None = None,
     cache_implementation: str | None = None,
-    **settings,
+    **settings: Unpack[Settings],
 ) -> Trace:
     """Take the token with the highest score, again and again.
 
@@ -57,16 +64,16 @@ def greedy_search(
 
 
 def sample(
-    model,
-    input_ids: LongTensor,
-    attention_mask: LongTensor | None = None,
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
     *,
     max_new_tokens: int = 40,
     seed: int | None = None,
     top_logprobs: int = 20,
-    stop: Callable[[LongTensor], Tensor] | None = None,
+    stop: Callable[[Tensor], Tensor] | None = None,
     cache_implementation: str | None = None,
-    **settings,
+    **settings: Unpack[Settings],
 ) -> Trace:
     """Draw each token from the distribution that the processors leave.
 
@@ -102,8 +109,8 @@ def check_draws(do_sample: bool, seed: int | None) -> tuple[bool, int | None]:
 
 
 def check_inputs(
-    model, input_ids: LongTensor, attention_mask: LongTensor | None
-) -> tuple[LongTensor, LongTensor]:
+    model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """A strategy's prompts and their mask, both int64; TypeError or ValueError where they are not
     token ids of the model, padded on the left."""
     check_model(model)
@@ -154,7 +161,7 @@ def check_stop(stop: Callable | None) -> None:
         )
 
 
-def stopped(stop: Callable[[LongTensor], Tensor], input_ids: LongTensor) -> Tensor:
+def stopped(stop: Callable[[Tensor], Tensor], input_ids: Tensor) -> Tensor:
     """Which rows `stop` ends, shape (rows,), on the CPU."""
     ends = stop(input_ids)
     if (
@@ -175,7 +182,7 @@ def seeded(seed: int | None) -> torch.Generator | None:
     return None if seed is None else torch.Generator().manual_seed(int(seed))
 
 
-def draw(probabilities: Tensor, generator: torch.Generator | None) -> LongTensor:
+def draw(probabilities: Tensor, generator: torch.Generator | None) -> Tensor:
     """One token per row, shape (rows,), drawn on the CPU."""
     return torch.multinomial(probabilities.cpu(), 1, generator=generator).squeeze(1)
 
@@ -189,12 +196,12 @@ class Generation:
 
     def __init__(
         self,
-        model,
-        input_ids: LongTensor,
-        attention_mask: LongTensor | None,
+        model: PreTrainedModel,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
         max_new_tokens: int,
         top_logprobs: int,
-        stop: Callable[[LongTensor], Tensor] | None,
+        stop: Callable[[Tensor], Tensor] | None,
         settings: dict,
         do_sample: bool = False,
         cache_implementation: str | None = None,
@@ -237,7 +244,7 @@ class Generation:
     def process(
         self,
         logits: Tensor,
-        input_ids: LongTensor | None = None,
+        input_ids: Tensor | None = None,
         unconditional: Unconditional | None = None,
     ) -> Tensor:
         """What the processors make of `logits`, shape (rows, vocabulary), that come after
@@ -257,14 +264,14 @@ class Generation:
             **self.settings,
         )
 
-    def append(self, tokens: LongTensor, logits: Tensor, scores: Tensor) -> None:
+    def append(self, tokens: Tensor, logits: Tensor, scores: Tensor) -> None:
         """Add a token, shape (rows,), to each row, and record what it was chosen from."""
         self.recorder.record(logits, scores, tokens)
         tokens = self.padded(tokens)
         self.prefix.append(tokens)
         self.judge(tokens)
 
-    def padded(self, tokens: LongTensor) -> LongTensor:
+    def padded(self, tokens: Tensor) -> Tensor:
         """`tokens`, shape (rows, …), with the pad token in the rows that have ended."""
         tokens = tokens.cpu()
         if not self.eos:  # then generate does not pad: rows that `stop` ended run on
@@ -272,7 +279,7 @@ class Generation:
         ended = ~self.unfinished.view(-1, *[1] * (tokens.ndim - 1))
         return tokens.masked_fill(ended, self.pad)
 
-    def judge(self, tokens: LongTensor, input_ids: LongTensor | None = None) -> None:
+    def judge(self, tokens: Tensor, input_ids: Tensor | None = None) -> None:
         """See which rows end with these tokens, shape (rows,), the last ones of `input_ids`: of
         the text so far, unless given."""
         self.lengths += self.unfinished

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,8 +14,12 @@ from ..tokens import token_labels
 from ..trace import Labels, Trace
 from .ends import Ends, asked_again
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+    from transformers.utils import ModelOutput
 
-def with_text(run: Trace, tokenizer) -> Trace:
+
+def with_text(run: Trace, tokenizer: PreTrainedTokenizerBase) -> Trace:
     """Fill in what needs a tokenizer."""
     run.texts = tokenizer.batch_decode(run.token_ids, skip_special_tokens=True)
     ids = sorted(run.mentioned())
@@ -23,14 +28,14 @@ def with_text(run: Trace, tokenizer) -> Trace:
 
 
 def trace_of(
-    output,
-    tokenizer,
-    prompt: str | list[str],
+    output: ModelOutput | Tensor,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str | Sequence[str],
     *,
-    eos_token_id: int | list[int] | None = None,
+    eos_token_id: int | Sequence[int] | None = None,
     pad_token_id: int | None = None,
-    stop_strings: str | list[str] | None = None,
-    stopping_criteria: Callable | list[Callable] | None = None,
+    stop_strings: str | Sequence[str] | None = None,
+    stopping_criteria: Callable | Sequence[Callable] | None = None,
     attention_mask: Tensor | None = None,
     top_logprobs: int = 20,
 ) -> Trace:
@@ -132,7 +137,7 @@ def _ids(name: str, value) -> list[int]:
         return []
     value = value.tolist() if hasattr(value, "tolist") else value
     listed = value if isinstance(value, (list, tuple)) else [value]
-    return [arguments.whole(name, i, low=0) for i in listed]
+    return [arguments.whole(name, i, low=0, high=2**31) for i in listed]
 
 
 def _prompt_lengths(
@@ -188,5 +193,6 @@ def _criteria(tokenizer, stop_strings, stopping_criteria) -> list[Callable]:
     if stop_strings is not None:
         strings = [stop_strings] if isinstance(stop_strings, str) else stop_strings
         strings = arguments.labels("stop_strings", strings)
+        strings = [arguments.text("stop_strings", string) for string in strings]
         found.append(StopStringCriteria(tokenizer=tokenizer, stop_strings=strings))
     return found

@@ -7,21 +7,6 @@ vocabulary. Each leaves a picture of its state in the saved notebook, draws the 
 matplotlib, `.figure()`, and goes into a file that needs neither network nor kernel, `.to_html()`.
 """
 
-from importlib import import_module
+import lazy_loader
 
-_HOME = {
-    "SamplerBench": "sampler",
-    "ProcessorChain": "chain",
-}
-
-__all__ = sorted(_HOME)
-
-
-def __getattr__(name: str):
-    if name in _HOME:
-        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -16,6 +17,12 @@ from ..tokens import token_id_of
 from ..widgets.base import bar, card, percent, table
 from ..widgets.controls import as_percent, written
 from .position import PENALTIES, SAMPLING, Position, PositionExplorer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from typing_extensions import Unpack
+
+    from ..settings import Settings
 
 _CHOICE = 30  # tokens on the slider; any other can be typed
 
@@ -47,14 +54,14 @@ class ProcessorChain(PositionExplorer):
 
     def __init__(
         self,
-        model,
-        tokenizer,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
         prompt: str,
         *,
         continuation: str = "",
         token: str | int | None = None,
         add_special_tokens: bool = True,
-        **settings,
+        **settings: Unpack[Settings],
     ):
         check_model(model)
         if token is not None:

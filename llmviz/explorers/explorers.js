@@ -329,21 +329,23 @@ const python = (value, whole) =>
 
 let made = 0; // so that labels and fields find each other, however many explorers a page holds
 
-/** A slider with a name, a number beside it that can be typed, and what it does as a hint. */
+/** A slider with a name, a number beside it that can be typed, and what it does as a hint.
+ *
+ * places: the values that it may have, in their order, where they are no equal steps. */
 class Slider {
-  constructor({ name, min, max, step, value, off, does, whole = false }, changed) {
-    Object.assign(this, { name, off, whole });
+  constructor({ name, min, max, step, value, off, does, whole = false, places }, changed) {
+    Object.assign(this, { name, off, whole, places });
     const id = `llmviz-${++made}`;
     const hint = off === undefined ? does : `${does}; ${off} is off`;
     this.range = h("input", {
-      type: "range", id, min, max, step, title: hint,
-      oninput: () => { this.value = Number(this.range.value); changed(false); },
+      type: "range", id, min: places ? 0 : min, max: places ? places.length - 1 : max, step: places ? 1 : step, title: hint,
+      oninput: () => { this.value = this.places?.[this.range.value] ?? Number(this.range.value); changed(false); },
       onchange: () => changed(true),
     });
     this.number = h("input", {
-      type: "number", min, max, step, title: hint, "aria-label": `${name}, as a number`,
+      type: "number", min: places?.[0] ?? min, max: places?.at(-1) ?? max, step: places ? "any" : step, title: hint, "aria-label": `${name}, as a number`,
       onchange: () => {
-        const { min: low, max: high } = this.range, typed = this.number.valueAsNumber;
+        const { min: low, max: high } = this.number, typed = this.number.valueAsNumber;
         const value = Number.isFinite(typed) ? Math.min(Math.max(typed, low), high) : this.value;
         this.value = whole ? Math.round(value) : value;
         changed(true);
@@ -362,17 +364,19 @@ class Slider {
   says(text) { this.range.setAttribute("aria-valuetext", text); }
   get value() { return this._value; }
   set value(value) {
-    this._value = value;
-    this.range.value = this.number.value = value;
+    const near = this.places?.reduce((best, place, i) => (Math.abs(place - value) < Math.abs(this.places[best] - value) ? i : best), 0);
+    this._value = value = this.places?.[near] ?? value;
+    this.range.value = near ?? value;
+    this.number.value = value;
     this.says(String(value));
     this.element.classList.toggle("off", value === this.off);
   }
 }
 
 /** A line of text that takes effect with Enter, or when it is left: its element, and its value. */
-function textField(name, hint, changed) {
+function textField(name, hint, changed, type = "text") {
   const id = `llmviz-${++made}`;
-  const field = h("input", { type: "text", id, placeholder: hint, autocomplete: "off", spellcheck: false, onchange: changed });
+  const field = h("input", { type, id, placeholder: hint, autocomplete: "off", spellcheck: false, onchange: changed });
   return {
     element: h("div", { class: "field" }, h("label", { for: id }, name), field),
     get value() { return field.value; },
@@ -418,12 +422,12 @@ function drawBars(cell, bars) {
 const STYLE = `
 .llmviz { --paper: #ffffff; --ink: #1f2328; --muted: #59636e; --faint: #c9d1d9; --line: #e4e8ec;
   --before: #aab4be; --after: #0072b2; --chosen: #c46a00; --good: #00795a; --bad: #b3400a;
-  --mark: #fde9c8; color-scheme: light; background: var(--paper); color: var(--ink);
+  --mark: #fde9c8; --best: #e69f00; color-scheme: light; background: var(--paper); color: var(--ink);
   font: 13px/1.45 system-ui, sans-serif; padding: 12px 16px; border: 1px solid var(--line);
   border-radius: 8px; max-width: 900px; box-sizing: border-box; container-type: inline-size; }
 .llmviz.dark { --paper: #14181d; --ink: #e6eaee; --muted: #9aa5b1; --faint: #4b5561; --line: #2c333b;
   --before: #66717d; --after: #56b4e9; --chosen: #f0a830; --good: #35c193; --bad: #f0814a;
-  --mark: #4a3a12; color-scheme: dark; }
+  --mark: #4a3a12; --best: #f0a830; color-scheme: dark; }
 .llmviz *, .llmviz *::before { box-sizing: border-box; }
 .llmviz label { color: var(--muted); font-size: 12px; }
 .llmviz .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr));
@@ -448,7 +452,7 @@ const STYLE = `
 .llmviz button { font: inherit; color: var(--ink); background: transparent; border: 1px solid var(--faint);
   border-radius: 4px; padding: 3px 12px; cursor: pointer; min-height: 26px; }
 .llmviz button:hover { border-color: var(--after); }
-.llmviz :is(input, button, summary, [tabindex]):focus-visible { outline: 2px solid var(--after); outline-offset: 2px; }
+.llmviz :is(input, select, button, summary, [tabindex]):focus-visible { outline: 2px solid var(--after); outline-offset: 2px; }
 .llmviz .bar { display: flex; flex-wrap: wrap; gap: 8px; align-items: center; margin: 6px 0; }
 .llmviz .text { white-space: pre-wrap; overflow-wrap: anywhere; color: var(--muted); margin: 4px 0; }
 .llmviz .text .new { border-bottom: 2px solid var(--chosen); color: var(--ink); }
@@ -473,6 +477,23 @@ const STYLE = `
   background: transparent; margin: 8px 0 0; overflow-wrap: anywhere; }
 .llmviz .message { border-left: 4px solid var(--after); padding-left: 10px; margin: 6px 0; }
 .llmviz .message:empty { display: none; } .llmviz .message.alert { border-color: var(--bad); }
+.llmviz .scroll { overflow-x: auto; margin: 4px 0; } .llmviz svg { display: block; }
+.llmviz .legend { display: flex; flex-wrap: wrap; gap: 2px 16px; } .llmviz .legend svg { display: inline; vertical-align: -2px; }
+.llmviz svg path { fill: none; stroke: var(--faint); } .llmviz svg path.alive { stroke: var(--after); stroke-width: 1.3; }
+.llmviz svg path.best { stroke: var(--best); stroke-width: 3; }
+.llmviz svg .node { fill: var(--paper); stroke: var(--muted); } .llmviz svg .node.running { fill: var(--after); }
+.llmviz svg .node.finished { fill: var(--good); } .llmviz svg .node.best { stroke: var(--best); stroke-width: 2; }
+.llmviz svg text { font-size: 12px; fill: var(--ink); } .llmviz svg text.quiet { fill: var(--muted); } .llmviz svg text.small { font-size: 10px; }
+.llmviz svg .label { font-family: ui-monospace, monospace; white-space: pre; }
+.llmviz svg .label:is(.pruned, .discarded) { fill: var(--muted); text-decoration: line-through; }
+.llmviz .candidates, .llmviz .candidates + .rows { margin-top: 10px; } .llmviz .candidates [role=columnheader]:last-child { text-align: left; }
+@container (max-width: 520px) { .llmviz .candidates { grid-template-columns: 1.5em 1fr max-content max-content max-content !important; }
+  .llmviz .candidates [role=cell]:last-child { grid-column: 2 / -1; margin-bottom: 6px; }
+  .llmviz .candidates [role=columnheader]:last-child { display: none; } .llmviz canvas { image-rendering: auto; } }
+.llmviz .hypothesis { white-space: pre-wrap; overflow-wrap: anywhere; } .llmviz .rows .words.quiet { font-size: 12px; }
+.llmviz .quiet { color: var(--muted); } .llmviz .rows .words { text-align: left; white-space: normal; }
+.llmviz select { font: inherit; color: inherit; background: var(--paper); border: 1px solid var(--faint); border-radius: 4px; padding: 2px 6px;
+  justify-self: start; min-height: 26px; }
 @container (max-width: 520px) { .llmviz .slider, .llmviz .field { grid-template-columns: 104px minmax(40px, 1fr) 64px; }
   .llmviz .field { grid-template-columns: 1fr; } .llmviz .wide { display: none; } }
 @media print { .llmviz .columns, .llmviz .bar, .llmviz .field { display: none; } }
@@ -574,8 +595,7 @@ class Explorer {
     root.append(this.line);
     host.on("msg:custom", ({ type, text, alert, busy }) => {
       if (type !== "message") return;
-      this.say(text, alert, busy);
-      if (alert) this.settle();
+      this.say(text, alert, busy); // a text that was refused stays in its field, to be mended
     });
     host.on("change:state", () => { this.taken(); this.put(host.chosen); this.update(); });
     host.on("change:answer", () => { this.answered(); this.update(); });
@@ -602,7 +622,10 @@ class Explorer {
   }
   /** An input was moved: `done` when it was let go of. */
   changed(done) {
-    if (this.line.classList.contains("alert")) this.say("");
+    if (this.line.classList.contains("alert")) {
+      this.say("");
+      this.settle();
+    }
     this.update();
     if (done) this.host.tell(this.chosen);
   }
@@ -988,138 +1011,127 @@ function reason(name, value, before, after, id, times, generated) {
 // ---- 6 · Inside: attention maps, one token's look back, and the lens --------------------------------
 
 const SHADES = 20; // as many as in the figures, so that the same weights are the same picture
+const STEEPEST = 65535; // the square root of a weight of 1, as it travels
 
-class Inside {
+class Inside extends Explorer {
   constructor(root, host) {
-    Object.assign(this, { root, host });
-    const { state } = host;
-    this.message = h("div", { class: "message", role: "status" });
-    const slider = (name, most, value, does) =>
-      new Slider({ name, min: 0, max: most, step: 1, value, does, whole: true }, (done) => this.changed(done));
-    this.sliders = {
-      layer: slider("layer", state.layers - 1, state.layer, "From the first to the last"),
-      head: slider("head", state.heads - 1, state.head, "Of the chosen layer"),
-      token: slider("token", state.tokens.length - 1, state.token, "The one that looks back"),
-    };
-    if (host.live) {
-      this.field = textField("text", state.text, "What the model reads", () => {
-        this.say("Reading the text …");
-        host.send({ type: "read", text: this.field.field.value });
-      });
-      root.append(this.field.element);
-    }
-    const title = () => h("h4");
-    this.titles = { maps: title(), strip: title(), map: title(), lens: title() };
-    this.maps = picture((x, y) => this.pick(x, y));
+    super(root, host);
+    const slider = (name, does) =>
+      new Slider({ name, min: 0, max: 0, step: 1, value: 0, whole: true, does }, (done) => this.changed(done));
+    this.sliders = { layer: slider("layer", "From the first to the last"), head: slider("head", "Of the chosen layer"),
+                     token: slider("token", "The one that looks back") };
+    this.field = textField("text", "What the model reads; Enter takes it over",
+                           () => this.ask("read", { text: this.field.value }));
+    if (host.live) root.append(this.field.element);
+    this.titles = Array.from({ length: 4 }, () => h("h4"));
+    this.maps = picture((at) => this.headAt(at), ({ layer, head }) => `layer ${layer}, head ${head}`, (at) => this.move(at));
+    this.map = picture(({ x, y }) => ({ token: this.within("token", y), looked: this.within("token", x) }),
+      ({ token, looked }) => `${this.name(token)} looks at ${this.name(looked)}: ${this.share(token, looked)}`,
+      ({ token }) => this.move({ token }));
     this.strip = h("div", { class: "strip" });
-    this.map = picture((x, y) => { this.sliders.token.value = Math.min(y, this.host.state.tokens.length - 1); this.changed(true); });
     this.lens = h("div", { class: "rows lens" });
-    root.append(this.message,
-      h("div", { class: "columns" }, ...Object.values(this.sliders).map(({ element }) => element)),
-      this.titles.maps, this.maps, this.titles.strip, this.strip,
-      h("div", { class: "columns" }, h("div", {}, this.titles.map, this.map), h("div", {}, this.titles.lens, this.lens)));
-    host.on("state", () => this.taken());
-    host.on("message", ({ text, alert }) => this.say(text, alert));
-    host.on("theme", () => this.read());
-    this.read();
+    const [maps, strip, map, lens] = this.titles;
+    root.append(h("div", { class: "columns" }, ...Object.values(this.sliders).map(({ element }) => element)),
+      maps, this.maps, strip, this.strip,
+      h("div", { class: "columns" }, h("div", {}, map, this.map), h("div", {}, lens, this.lens)));
+    new MutationObserver(() => { this.drawMaps(); this.update(); }).observe(root, { attributeFilter: ["class"] });
+    this.taken();
+    this.put(host.chosen);
+    this.update();
   }
-  say(text, alert = false) { say(this.message, text, alert); }
+  get chosen() { return Object.fromEntries(Object.entries(this.sliders).map(([name, { value }]) => [name, value])); }
+  put(chosen) { for (const [name, value] of Object.entries(chosen)) this.sliders[name].value = value; }
+  settle() { this.field.value = this.host.state.text; }
   taken() {
-    const { state } = this.host;
-    this.say("");
-    if (this.field) this.field.field.value = state.text;
-    for (const [name, most] of [["layer", state.layers], ["head", state.heads], ["token", state.tokens.length]])
-      this.sliders[name].bound(most - 1, state[name]);
-    this.read();
-  }
-  read() {
-    const { state } = this.host, n = state.tokens.length;
-    this.weights = state.weights; // square roots of weights, 65,535 for 1, lower triangles row by row
-    this.triangle = (n * (n + 1)) / 2;
+    const { layers, heads, tokens } = this.host.state;
+    Object.entries({ layer: layers, head: heads, token: tokens.length }).forEach(([name, count]) => this.sliders[name].bound(count - 1, 0));
+    this.triangle = (tokens.length * (tokens.length + 1)) / 2;
+    this.settle();
     this.drawMaps();
-    this.update();
   }
-  /** The weight that token i gives to token j <= i. */
-  weight(layer, head, i, j) {
-    const at = (layer * this.host.state.heads + head) * this.triangle + (i * (i + 1)) / 2 + j;
-    return (this.weights[at] / 65535) ** 2;
-  }
-  get chosen() { return Object.values(this.sliders).map(({ value }) => value); }
-  changed(done) {
-    this.update();
-    if (done) this.host.tell(Object.fromEntries(Object.entries(this.sliders).map(([k, s]) => [k, s.value])));
-  }
-  pick(x, y) {
-    const { dots, edge } = this;
-    this.sliders.layer.value = Math.min(Math.floor(x / (dots + edge)), this.host.state.layers - 1);
-    this.sliders.head.value = Math.min(Math.floor(y / (dots + edge)), this.host.state.heads - 1);
+  move(chosen) {
+    this.put(chosen);
     this.changed(true);
+  }
+  within(name, place) { return Math.min(Math.max(place, 0), Number(this.sliders[name].range.max)); }
+  headAt({ x, y }) {
+    const side = this.dots + EDGE;
+    return { layer: this.within("layer", Math.floor(x / side)), head: this.within("head", Math.floor(y / side)) };
+  }
+  name(token) { return `${token} ${this.host.state.tokens[token]}`; }
+  /** The root of the weight that token i gives to token j <= i, from 0 to 1. */
+  root_of(layer, head, i, j) {
+    return this.host.weights[(layer * this.host.state.heads + head) * this.triangle + (i * (i + 1)) / 2 + j] / STEEPEST;
+  }
+  share(i, j) {
+    const { layer, head } = this.chosen;
+    return j > i ? "it comes later" : `${(100 * this.root_of(layer, head, i, j) ** 2).toFixed(1)}%`;
   }
   /** All maps in small, once: where a dot holds several weights, the largest. */
   drawMaps() {
-    const { layers, heads, tokens } = this.host.state, n = tokens.length;
-    const edge = (this.edge = 2), dots = (this.dots = Math.max(Math.min(Math.floor(876 / layers) - edge, 80), 4));
-    const width = layers * (dots + edge) + edge, height = heads * (dots + edge) + edge;
-    const image = new ImageData(width, height), colours = shades(this.root);
-    const pixels = new Uint32Array(image.data.buffer).fill(colours.paper);
-    for (let layer = 0; layer < layers; layer++) for (let head = 0; head < heads; head++)
+    const { state: { layers, heads, tokens }, weights } = this.host, n = tokens.length, { triangle } = this;
+    const dots = (this.dots = Math.max(Math.min(Math.floor(866 / layers) - EDGE, 80), 4)), side = dots + EDGE;
+    const spans = Array.from({ length: dots }, (_, k) => span(k, dots, n));
+    this.still = new ImageData(layers * side + EDGE, heads * side + EDGE);
+    this.colours = shades(this.root.classList.contains("dark"));
+    const pixels = new Uint32Array(this.still.data.buffer).fill(this.colours.paper), { width } = this.still;
+    for (let layer = 0; layer < layers; layer++) for (let head = 0; head < heads; head++) {
+      const from = (layer * heads + head) * triangle;
       for (let y = 0; y < dots; y++) for (let x = 0; x < dots; x++) {
-        const [i0, i1] = span(y, dots, n), [j0, j1] = span(x, dots, n);
+        const [i0, i1] = spans[y], [j0, j1] = spans[x];
         let most = -1;
         for (let i = i0; i < i1; i++) for (let j = j0; j < Math.min(j1, i + 1); j++)
-          most = Math.max(most, this.weights[(layer * heads + head) * this.triangle + (i * (i + 1)) / 2 + j]);
-        pixels[(edge + head * (dots + edge) + y) * width + edge + layer * (dots + edge) + x]
-          = most < 0 ? colours.later : colours.shade[Math.round((most / 65535) * SHADES)];
+          most = Math.max(most, weights[from + (i * (i + 1)) / 2 + j]);
+        pixels[(EDGE + head * side + y) * width + EDGE + layer * side + x]
+          = most < 0 ? this.colours.later : this.colours.shade[Math.round((most / STEEPEST) * SHADES)];
       }
-    this.still = image;
+    }
   }
   update() {
-    const { state } = this.host, [layer, head, token] = this.chosen, n = state.tokens.length, name = state.tokens[token];
-    const { dots, edge, titles } = this, colours = shades(this.root);
-    write(titles.maps, "all layers (left to right) and heads (top to bottom)");
-    write(titles.strip, `layer ${layer}, head ${head}: where token ${token}, ${name}, looks`);
-    write(titles.map, "the whole head: a row looks at its columns");
-    write(titles.lens, `the lens: what would follow ${name}, layer by layer`);
-    const maps = paint(this.maps, this.still.width, this.still.height,
+    const { layer, head, token } = this.chosen, { tokens } = this.host.state, side = this.dots + EDGE;
+    ["all layers (left to right) and heads (top to bottom)",
+     `layer ${layer}, head ${head}: where token ${token}, ${tokens[token]}, looks`,
+     "the whole head: a row looks at its columns",
+     `the lens: what would follow ${tokens[token]}, layer by layer`].forEach((title, i) => write(this.titles[i], title));
+    const maps = paint(this.maps, this.still.width, this.still.height, 1,
       `Attention maps of all layers, from left to right, and heads, from top to bottom; layer ${layer}, head ${head} is framed`);
     maps.putImageData(this.still, 0, 0);
-    maps.strokeStyle = colours.frame;
-    maps.lineWidth = 2;
-    maps.strokeRect(layer * (dots + edge) + 1, head * (dots + edge) + 1, dots + edge, dots + edge);
-    this.drawHead(layer, head, token, colours);
-    this.drawStrip(layer, head, token, colours);
+    maps.strokeStyle = this.colours.frame;
+    maps.lineWidth = EDGE;
+    maps.strokeRect(layer * side + 1, head * side + 1, side, side);
+    this.drawHead(layer, head, token);
+    this.drawStrip(layer, head, token);
     this.drawLens(layer, token);
   }
-  drawHead(layer, head, token, colours) {
+  drawHead(layer, head, token) {
     const n = this.host.state.tokens.length, scale = Math.max(Math.floor(380 / n), 1), image = new ImageData(n, n);
-    const pixels = new Uint32Array(image.data.buffer);
+    const pixels = new Uint32Array(image.data.buffer), { later, shade, frame } = this.colours;
     for (let i = 0; i < n; i++) for (let j = 0; j < n; j++)
-      pixels[i * n + j] = j > i ? colours.later : colours.shade[Math.round(Math.sqrt(this.weight(layer, head, i, j)) * SHADES)];
-    const context = paint(this.map, n * scale, n * scale,
+      pixels[i * n + j] = j > i ? later : shade[Math.round(this.root_of(layer, head, i, j) * SHADES)];
+    const context = paint(this.map, n * scale, n * scale, scale,
       `Attention of layer ${layer}, head ${head}: a row is the token that looks, a column the token looked at; the row of token ${token} is marked`);
-    this.map.scale = scale;
     const small = new OffscreenCanvas(n, n);
     small.getContext("2d").putImageData(image, 0, 0);
     context.imageSmoothingEnabled = false;
     context.drawImage(small, 0, 0, n * scale, n * scale);
-    context.strokeStyle = colours.frame;
+    context.strokeStyle = frame;
     context.lineWidth = Math.min(2, scale);
     context.strokeRect(1, token * scale + 1, (token + 1) * scale - 2, Math.max(scale - 2, 1));
   }
-  drawStrip(layer, head, token, colours) {
-    const { tokens } = this.host.state, { strip } = this;
+  drawStrip(layer, head, token) {
+    const { tokens } = this.host.state, { strip, colours } = this;
     while (strip.children.length > tokens.length) strip.lastChild.remove();
     while (strip.children.length < tokens.length) {
-      const i = strip.children.length;
-      strip.append(h("button", { type: "button", class: "look", onclick: () => { this.sliders.token.value = i; this.changed(true); } },
+      const i = strip.children.length; // no stops of the Tab key: the slider does the same
+      strip.append(h("button", { type: "button", class: "look", tabIndex: -1, onclick: () => this.move({ token: i }) },
         h("span", { class: "token" }), h("small")));
     }
     tokens.forEach((label, i) => {
-      const box = strip.children[i], later = i > token, weight = later ? 0 : this.weight(layer, head, token, i);
-      const step = Math.round(Math.sqrt(weight) * SHADES);
+      const box = strip.children[i], later = i > token, root = later ? 0 : this.root_of(layer, head, token, i);
+      const step = Math.round(root * SHADES);
       write(box.firstChild, label);
-      write(box.lastChild, later || weight < 0.01 ? "\u00a0" : `${(100 * weight).toFixed(0)}%`);
-      box.title = later ? label : `${label}  ${(100 * weight).toFixed(1)}%`;
+      write(box.lastChild, root < 0.1 ? "\u00a0" : `${(100 * root ** 2).toFixed(0)}%`);
+      box.title = `${label}  ${this.share(token, i)}`;
       box.className = `look ${later ? "later" : ""} ${i === token ? "query" : ""}`;
       box.setAttribute("aria-pressed", String(i === token));
       box.style.background = later ? "transparent" : colours.css[step];
@@ -1127,51 +1139,55 @@ class Inside {
     });
   }
   drawLens(layer, token) {
-    const { lens } = this.host.state; // lens[layer][token] = [[label, probability], …], layer 0 the embedding
-    let rows = lens.map((at, i) => ({ layer: i, label: at[token][0][0], p: at[token][0][1], picked: i === layer + 1 })).reverse();
-    if (rows.length > 40) {
-      const first = Math.min(Math.max(rows.length - (layer + 1) - 20, 0), rows.length - 40);
-      rows = rows.slice(first, first + 40);
+    const { lens } = this.host.state; // lens[layer][token] = [label, probability], layer 0 the embedding
+    let rows = lens.map((at, i) => ({ layer: i, label: at[token][0], p: at[token][1], picked: i === layer + 1 })).reverse();
+    if (rows.length > DEEPEST) {
+      const first = Math.min(Math.max(rows.length - layer - 1 - DEEPEST / 2, 0), rows.length - DEEPEST);
+      rows = rows.slice(first, first + DEEPEST);
     }
     grid(this.lens, ["after layer", "next", "", ""], rows, "5.5em minmax(60px, max-content) minmax(40px, 1fr) 3.5em", (cells, row) => {
-      write(cells[0], `${row.picked ? "▸ " : ""}${row.layer}`);
-      cells[0].className = row.picked ? "n picked" : "n";
-      write(cells[1], row.label);
-      cells[1].className = row.picked ? "token picked" : "token";
-      drawBars(cells[2], [[row.picked ? "after" : "left", row.p]]);
-      write(cells[3], `${(100 * row.p).toFixed(0)}%`);
+      const [number, label, bar, share] = cells;
+      write(number, `${row.picked ? "▸ " : ""}${row.layer}`);
+      number.className = row.picked ? "n picked" : "n";
+      write(label, clipped(row.label, 16));
+      label.className = row.picked ? "token picked" : "token";
+      drawBars(bar, [[row.picked ? "after" : "left", row.p]]);
+      write(share, `${(100 * row.p).toFixed(0)}%`);
     });
   }
 }
 
+const EDGE = 2; // pixels between the small maps
+const DEEPEST = 40; // of a deeper model, so many layers of the lens, around the chosen one
+
 /** Which of n weights dot number k of `dots` shows; with fewer weights than dots, each is repeated. */
 function span(k, dots, n) {
-  const from = Math.floor((k * n) / dots), to = Math.ceil(((k + 1) * n) / dots);
-  return n > dots ? [from, to] : [from, from + 1];
+  const from = Math.floor((k * n) / dots);
+  return [from, n > dots ? Math.ceil(((k + 1) * n) / dots) : from + 1];
 }
 
-/** A canvas that is told where it was clicked, in dots of its own. */
-function picture(clicked) {
+/** A canvas that says what is under the pointer, and picks it with a click: `found({x, y})` tells in its own dots. */
+function picture(found, told, clicked) {
   const canvas = h("canvas", { role: "img" });
-  canvas.scale = 1;
-  canvas.addEventListener("click", (event) => {
-    const box = canvas.getBoundingClientRect();
-    const at = (c, size, side) => Math.floor(((c / side) * size) / canvas.scale);
-    clicked(at(event.clientX - box.left, canvas.width, box.width), at(event.clientY - box.top, canvas.height, box.height));
-  });
+  const at = ({ offsetX, offsetY }) => {
+    const dot = (place, shown, size) => Math.floor(((place / shown) * size) / canvas.scale);
+    return found({ x: dot(offsetX, canvas.clientWidth, canvas.width), y: dot(offsetY, canvas.clientHeight, canvas.height) });
+  };
+  canvas.addEventListener("click", (event) => clicked(at(event)));
+  canvas.addEventListener("pointermove", (event) => { canvas.title = told(at(event)); });
   return canvas;
 }
 
-function paint(canvas, width, height, alt) {
+function paint(canvas, width, height, scale, alt) {
   if (canvas.width !== width) canvas.width = width;
   if (canvas.height !== height) canvas.height = height;
+  canvas.scale = scale;
   canvas.setAttribute("aria-label", alt);
   return canvas.getContext("2d");
 }
 
-/** The shades of weights from 0 to 1, in the theme of `root`: as pixels and for CSS. */
-function shades(root) {
-  const dark = root.classList.contains("dark");
+/** The shades of the roots of weights, from 0 to 1: as pixels, for CSS, and the ink that is read on them. */
+function shades(dark) {
   const stops = dark ? [[20, 24, 29], [26, 84, 122], [140, 205, 245]] : [[255, 255, 255], [156, 203, 232], [0, 90, 143]];
   const mixed = Array.from({ length: SHADES + 1 }, (_, k) => {
     const share = (2 * k) / SHADES, [low, high] = share <= 1 ? stops : stops.slice(1), part = share <= 1 ? share : share - 1;
@@ -1186,161 +1202,219 @@ function shades(root) {
   };
 }
 
-// ---- 7 · Beam search as a tree: Python has replayed it for every place of the two sliders -----------
+// ---- 7 · Beam search as a tree: Python has replayed it for every place of the two sliders ---------
 
-const FATES = ["goes on", "finished", "pruned", "discarded"];
-const [RUNNING, FINISHED, PRUNED, DISCARDED] = [0, 1, 2, 3];
-const ROW = 34; // pixels per candidate in the tree
+const FATES = { running: "goes on", finished: "finished", pruned: "pruned", discarded: "discarded" };
+const STOPPINGS = { False: false, True: true, "'never'": "never" };
+const ROW = 34, START = 64; // pixels of a candidate in the tree, and before its first step
 
-class BeamExplorer {
+class BeamExplorer extends Explorer {
   constructor(root, host) {
-    Object.assign(this, { root, host });
-    const { state } = host, changed = (done) => this.changed(done);
-    this.message = h("div", { class: "message", role: "status" });
-    if (host.live) {
-      const ask = () => {
-        this.say("Searching …");
-        host.send({ type: "read", prompt: this.fields[0].field.value,
-                    num_beams: Number(this.fields[1].field.value), max_new_tokens: Number(this.fields[2].field.value) });
-      };
-      this.fields = ["prompt", "num_beams", "max_new_tokens"].map((name) => textField(name, state[name], "Enter searches again", ask));
-      root.append(...this.fields.map(({ element }) => element));
-    }
-    this.step = new Slider({ name: "step", min: 1, max: 1, step: 1, value: 1, whole: true, does: "How far the tree has grown" }, changed);
-    const penalties = state.penalties;
-    this.penalty = new Slider({ name: "length_penalty", min: penalties[0], max: penalties.at(-1), step: 0.1, value: state.length_penalty,
-      does: "A finished hypothesis scores sum / length ** length_penalty; higher favours long ones" }, () => this.rescore(true));
-    this.stopping = h("select", { onchange: () => this.rescore(true), id: `llmviz-${++made}` },
-      ...state.stoppings.map((name) => h("option", { selected: name === state.early_stopping }, name)));
+    super(root, host);
+    const field = (name, hint, type = "number") => textField(name, `${hint}; Enter searches again`, () => this.search(), type);
+    this.fields = { prompt: field("prompt", "What the model reads", "text"), num_beams: field("num_beams", "How many run side by side"),
+                    max_new_tokens: field("max_new_tokens", "How long they may get") };
+    this.step = new Slider({ name: "step", min: 1, max: 1, step: 1, value: 1, whole: true, does: "How far the tree has grown" },
+      (done) => this.changed(done));
+    this.penalty = new Slider({ name: "length_penalty", places: host.state.penalties, value: 1,
+      does: "A finished hypothesis scores sum / length ** length_penalty; higher favours long ones" }, (done) => this.rescore(done));
+    this.stopping = h("select", { onchange: () => this.rescore(true), id: `llmviz-${++made}`, title: "When it is enough" },
+      ...Object.keys(STOPPINGS).map((name) => h("option", {}, name)));
+    this.compare = h("button", { type: "button", onclick: () => this.ask("compare") }, "Compare with generate");
     this.verdict = h("p", { class: "verdict", role: "status" });
     this.text = h("div", { class: "text" });
-    this.tree = h("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": "the tree" });
-    this.candidates = h("div", { class: "rows" });
+    this.tree = h("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": "the tree", onscroll: () => this.draw() });
+    this.candidates = h("div", { class: "rows candidates" });
     this.done = h("div", { class: "rows" });
+    this.none = h("div", { class: "note" }, "none has finished yet");
     this.same = h("div", { class: "note", role: "status" });
     this.call = h("pre");
-    root.append(this.message, h("div", { class: "columns" }, this.step.element, this.penalty.element,
-      h("div", { class: "field" }, h("label", { for: this.stopping.id }, "early_stopping"), this.stopping)));
-    if (host.live && state.comparable)
-      root.append(h("button", { type: "button", onclick: () => host.send({ type: "compare", ...this.chosen }) }, "Compare with generate"));
-    root.append(this.text, this.verdict, this.tree,
-      h("div", { class: "legend" }, "● goes on · ○ pruned · ■ finished, and kept so far · □ discarded · numbers: sum of log-probabilities; of one that has ended, its score"),
-      this.candidates, this.done, this.same, this.call);
-    host.on("state", () => { this.taken(); });
-    host.on("message", ({ text, alert }) => this.say(text, alert));
-    this.rescore(true, state.step);
+    if (host.live) root.append(...Object.values(this.fields).map(({ element }) => element));
+    root.append(h("div", { class: "columns" }, this.step.element, this.penalty.element,
+      h("div", { class: "slider" }, h("label", { for: this.stopping.id }, "early_stopping"), this.stopping)),
+      this.text, this.verdict, this.tree,
+      h("div", { class: "legend" }, ...[["running", "goes on"], ["pruned", "pruned"], ["finished", "finished, and kept so far"], ["discarded", "discarded"]]
+        .map(([fate, name]) => h("span", {}, mark(fate), ` ${name}`)), "numbers: sum of log-probabilities; of one that has ended, its score"),
+      this.candidates, this.done, this.none, h("div", { class: "bar" }, this.same, ...(host.live ? [this.compare] : [])), this.call);
+    this.taken();
+    this.put(host.chosen);
+    this.update();
   }
-  say(text, alert = false) { say(this.message, text, alert); }
+  get chosen() {
+    return { length_penalty: this.penalty.value, early_stopping: STOPPINGS[this.stopping.value], step: this.step.value };
+  }
+  put({ length_penalty, early_stopping, step }) {
+    this.penalty.value = length_penalty;
+    this.stopping.value = Object.keys(STOPPINGS).find((name) => STOPPINGS[name] === early_stopping);
+    this.step.bound(this.replay.length, step);
+  }
+  search() {
+    const { prompt, num_beams, max_new_tokens } = this.fields;
+    this.ask("read", { prompt: prompt.value, num_beams: Number(num_beams.value), max_new_tokens: Number(max_new_tokens.value) });
+  }
+  settle() { for (const [name, field] of Object.entries(this.fields)) field.value = this.host.state[name]; }
   taken() {
-    const { state } = this.host;
-    this.say("");
-    this.fields.forEach(({ field }, i) => { field.value = [state.prompt, state.num_beams, state.max_new_tokens][i]; });
-    this.rescore(true, state.step);
+    this.penalty.places = this.host.state.penalties;
+    this.replays = [];
+    this.settle();
   }
-  get chosen() { return { length_penalty: this.penalty.value, early_stopping: this.stopping.value, step: this.step.value }; }
-  /** What Python found for the places of the two sliders. */
+  /** Where the two sliders stand: [early_stopping, length_penalty]. */
+  get place() { return [this.stopping.selectedIndex, this.host.state.penalties.indexOf(this.penalty.value)]; }
+  /** What Python found for this place: per step its candidates with their fates, and the finished ones, the best first. */
   get replay() {
-    const { penalties, stoppings, replays, places } = this.host.state;
-    const nearest = penalties.reduce((best, p, i) => (Math.abs(p - this.penalty.value) < Math.abs(penalties[best] - this.penalty.value) ? i : best), 0);
-    return replays[places[stoppings.indexOf(this.stopping.value)][nearest]];
+    const { steps, reasons, replays, places } = this.host.state, [row, column] = this.place, number = places[row][column];
+    const told = (fate, reason, next) => ({ fate: Object.keys(FATES)[fate], reason: reasons[reason], next });
+    return (this.replays[number] ??= (() => {
+      const { steps: length, changes, finished, over } = replays[number];
+      const all = steps.slice(0, length).map((step, t) => step.map(([rank, beam, token, score, sum, ends, fate, reason, next]) =>
+        ({ rank, beam, token, score, sum, ends, length: t + 1, ...told(fate, reason, next) })));
+      for (const [t, i, ...cell] of changes) Object.assign(all[t][i], told(...cell));
+      all.forEach((step, t) => step.forEach((c, place) => Object.assign(c, { place, parent: all[t - 1]?.find(({ next }) => next === c.beam) })));
+      let known = [];
+      return { length, over, steps: all, finished: finished.map((now) => (known = now?.map(([t, i]) => all[t][i]) ?? known)) };
+    })());
   }
-  rescore(done, step) {
-    const at_end = this.step.value === Number(this.step.range.max), { length } = this.replay.steps;
-    this.step.bound(length, Math.min(step ?? (at_end ? length : this.step.value), length));
+  rescore(done) {
+    const at_end = this.step.value === Number(this.step.range.max), { length } = this.replay;
+    this.step.bound(length, at_end ? length : Math.min(this.step.value, length));
     this.changed(done);
   }
-  changed(done) {
-    this.update();
-    if (done) this.host.tell(this.chosen);
-  }
-  score(sum, length) { return sum / length ** this.penalty.value; }
-
-  /** The candidates of each step up to the slider's, with their fates as they were known then. */
-  known() {
-    const now = this.step.value, { replay, host: { state } } = this;
-    return replay.steps.slice(0, now).map((step, t) => step.map(([fate, reason, next, compared, lost], rank) => {
-      const [beam, token, log_prob, score, sum] = state.steps[t][rank], gone = lost && lost <= now;
-      return { beam, rank, score, sum, next, label: state.labels[token],
-               fate: gone ? DISCARDED : fate, reason: state.reasons[gone ? replay.lost : reason],
-               final: compared ? this.score(sum, t + 1) : null, length: t + 1, log_prob };
-    }));
+  /** Its score if it has ended: float32, as in Python. */
+  final({ sum, length }) { return Math.fround(sum / Math.fround(length ** this.penalty.value)); }
+  /** A hypothesis, from its first candidate on, or its last `most`. */
+  path(candidate, most = Infinity) {
+    const found = [];
+    for (let c = candidate; c && found.length < most; c = c.parent) found.push(c);
+    return found.reverse();
   }
   update() {
-    const { state } = this.host, steps = this.known(), now = this.step.value, last = steps.at(-1), over = now === this.replay.steps.length;
-    const parent = (c) => (c.length > 1 ? steps[c.length - 2].find((other) => other.next === c.beam) : null);
-    const path = (c) => { const found = []; for (let at = c; at; at = parent(at)) found.unshift(at); return found; };
-    const finished = steps.flat().filter((c) => c.fate === FINISHED).sort((a, b) => b.final - a.final);
-    const best = path(finished[0] ?? last.find((c) => c.next === 0) ?? last[0]);
-    write(this.text, `${state.prompt.slice(-300)} …`);
-    write(this.verdict, over ? `step ${now}: ${this.replay.over}` : `step ${now} of ${this.replay.steps.length}: the search goes on`);
-    this.tree.replaceChildren(drawTree(steps, best, this.step.range.max));
-    this.tree.scrollLeft = this.tree.scrollWidth;
-    const hypothesis = (cell, c, most) => {
-      const labels = path(c).map(({ label }) => label), struck = c.fate >= PRUNED;
-      cell.replaceChildren(labels.length > most ? "…" : "", ...labels.slice(-most, -1), h(struck ? "s" : "b", {}, labels.at(-1)));
-      cell.className = "token";
-    };
-    grid(this.candidates, ["", `candidates of step ${now}`, "log-prob.", "sum", "", "why"], last,
-      "2em minmax(80px, max-content) 5em 5em 6em minmax(100px, 1fr)", ([rank, text, score, sum, fate, why], c) => {
+    const { state, answer } = this.host, { replay } = this, now = this.step.value, last = replay.steps[now - 1];
+    const finished = (this.finished = replay.finished[now - 1]), power = `score = sum / length ** ${python(this.penalty.value, true)}`;
+    this.best = this.path(finished[0] ?? last.find(({ next }) => next === 0) ?? last[0]);
+    write(this.text, `${[...state.prompt].slice(-300).join("")} …`);
+    write(this.verdict, now === replay.length ? replay.over : `step ${now} of ${replay.length}: the search goes on`);
+    this.draw(true);
+    this.showCandidates(last, now);
+    this.none.hidden = finished.length > 0;
+    this.done.hidden = !finished.length;
+    grid(this.done, ["", "finished so far", "sum", "length", ""], finished, "2em minmax(80px, 1fr) max-content max-content max-content",
+      ([place, text, sum, length, score], c) => {
+        write(place, c === finished[0] ? "▸" : "");
+        this.spell(text, c, 20);
+        write(sum, fixed(c.sum));
+        write(length, String(c.length));
+        write(score, fixed(this.final(c), 3));
+      });
+    write(this.done.firstChild.lastChild, power);
+    const compared = answer[this.place];
+    write(this.same, state.says[!state.comparable ? "never" : compared ?? "unknown"]);
+    this.compare.disabled = !state.comparable;
+    const { length_penalty } = this.chosen, [before, between, after] = state.call;
+    write(this.call, [before, python(length_penalty), between, this.stopping.value, after].join(""));
+  }
+  showCandidates(last, now) {
+    grid(this.candidates, ["", "", "log-prob.", "sum", "", "why"], last,
+      "2em minmax(80px, max-content) max-content max-content max-content minmax(90px, 1fr)", ([rank, text, score, sum, fate, why], c) => {
+        const known = this.known(c);
         write(rank, String(c.rank + 1));
-        hypothesis(text, c, 4);
-        write(score, c.score.toFixed(2));
-        write(sum, c.sum.toFixed(2));
-        write(fate, FATES[c.fate]);
-        fate.className = c.fate < PRUNED ? "picked" : "";
-        write(why, c.reason);
-        why.className = "words";
+        this.spell(text, c, 4);
+        write(score, fixed(c.score));
+        write(sum, fixed(c.sum));
+        write(fate, FATES[known.fate]);
+        fate.className = `words ${alive(known.fate) ? "picked" : ""}`;
+        write(why, known.reason);
+        why.className = "words quiet";
       });
     write(this.candidates.firstChild.children[1], `candidates of step ${now}`);
-    grid(this.done, ["", "finished so far", "sum", "length", `sum / length ** ${this.penalty.value}`], finished,
-      "2em minmax(80px, 1fr) 5em 5em 10em", ([mark, text, sum, length, score], c) => {
-        write(mark, c === finished[0] ? "▸" : "");
-        hypothesis(text, c, 20);
-        write(sum, c.sum.toFixed(2));
-        write(length, String(c.length));
-        write(score, c.final.toFixed(3));
-      });
-    write(this.done.firstChild.lastChild, `sum / length ** ${this.penalty.value}`);
-    const { length_penalty, early_stopping } = this.chosen;
-    write(this.same, state.same[`${length_penalty} ${early_stopping}`] ?? state.same.unknown);
-    write(this.call, state.call.replace("{length_penalty}", python(length_penalty)).replace("{early_stopping}", early_stopping));
+  }
+  /** A candidate's fate and why, as they were known at the present step: a finished one may be lost later. */
+  known(c) {
+    return c.fate === "finished" && !this.finished.includes(c) ? { fate: "discarded", reason: this.host.state.lost } : c;
+  }
+  label({ token }) { return this.host.state.labels[token]; }
+  /** The last tokens of a hypothesis, the very last one in bold, or struck out. */
+  spell(cell, c, most) {
+    const labels = this.path(c, most).map((one) => clipped(this.label(one), 16));
+    const before = `${c.length > most ? "…" : ""}${labels.slice(0, -1).join("")}`;
+    const last = h(alive(this.known(c).fate) ? "b" : "s", {}, labels.at(-1));
+    cell.replaceChildren(h("span", { class: "quiet" }, before), last);
+    cell.className = "token hypothesis";
+  }
+  /** The tree, as far as it is in view, from its newest step on once it has grown or shrunk. */
+  draw(anew = false) {
+    const { replay: { steps }, tree } = this, now = this.step.value, columns = Number(this.step.range.max);
+    const column = Math.min(Math.max(750 / columns, 74), 96), width = now * column + START;
+    if (tree.firstChild?.getAttribute("width") !== String(width)) {
+      tree.replaceChildren(svg("svg", { width, height: 1 }));
+      tree.scrollLeft = width;
+    }
+    const first = Math.max(Math.floor((tree.scrollLeft - START) / column) - 1, 0);
+    const until = Math.min(Math.ceil((tree.scrollLeft + (tree.clientWidth || 900)) / column) + 1, now);
+    if (!anew && String(this.drawn) === String([first, until])) return;
+    this.drawn = [first, until];
+    const drawing = svg("svg", { width, height: Math.max(...steps.map((step) => step.length)) * ROW + 24, role: "img",
+      "aria-label": `Tree of a beam search over ${now} steps; its best hypothesis is ${this.best.map((c) => this.label(c)).join("")}` });
+    const lines = { dead: "", alive: "", best: "" }, nodes = svg("g"), middle = ROW / 2 + 20, onPath = new Set(this.best);
+    const at = (c) => [START + (c.length - 1) * column, 20 + c.place * ROW + ROW / 2];
+    nodes.append(svg("text", { x: 4, y: middle + 4, class: "quiet" }, "start"));
+    for (let t = first; t < until; t++) {
+      nodes.append(svg("text", { x: START + t * column - 5, y: 12, class: "quiet small" }, `step ${t + 1}`));
+      for (const c of steps[t]) {
+        const [left, top] = at(c), { fate } = this.known(c), best = onPath.has(c), [x, y] = c.parent ? at(c.parent) : [40, middle];
+        lines[best ? "best" : alive(fate) ? "alive" : "dead"] += `M${x} ${y}H${left - 22}L${left} ${top}`;
+        const node = mark(fate, left, top);
+        node.classList.toggle("best", best);
+        nodes.append(node, svg("text", { x: left + 9, y: top - 6, class: `label ${fate}` }, fitting(this.label(c), column - 18)),
+                     svg("text", { x: left + 9, y: top + 13, class: "quiet small" }, fixed(c.ends ? this.final(c) : c.sum)));
+      }
+    }
+    drawing.append(...Object.entries(lines).map(([name, d]) => svg("path", { d, class: name })), nodes);
+    tree.replaceChildren(drawing);
   }
 }
 
-/** An SVG in which a candidate is a node, a step a column; round goes on, square has ended. */
-function drawTree(steps, best, columns) {
-  const svg = (tag, attributes, text) => {
-    const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
-    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-    if (text !== undefined) element.textContent = text;
-    return element;
-  };
-  const column = Math.min(Math.max(750 / columns, 74), 96), most = Math.max(...steps.map((step) => step.length));
-  const width = steps.length * column + 62, height = most * ROW + 24, middle = ROW / 2 + 20, onPath = new Set(best);
-  const drawing = svg("svg", { width, height, role: "img",
-    "aria-label": `Tree of a beam search over ${steps.length} steps; its best hypothesis is ${best.map((c) => c.label).join("")}` });
-  const lines = svg("g", {}), nodes = svg("g", {});
-  nodes.append(svg("text", { x: 4, y: middle + 4, class: "quiet" }, "start"));
-  let parents = new Map([[0, [40, middle]]]);
-  steps.forEach((step, t) => {
-    const left = 64 + t * column, following = new Map();
-    nodes.append(svg("text", { x: left - 5, y: 12, class: "quiet small" }, `step ${t + 1}`));
-    for (const c of step) {
-      const top = 20 + c.rank * ROW + ROW / 2, [x, y] = parents.get(c.beam) ?? [40, middle];
-      const look = `${onPath.has(c) ? "best" : c.fate < PRUNED ? "alive" : "dead"}`;
-      lines[onPath.has(c) ? "append" : "prepend"](svg("path", { d: `M${x} ${y} H${left - 22} L${left} ${top}`, class: look }));
-      const kind = `node ${["running", "finished", "", ""][c.fate]} ${look}`;
-      nodes.append(c.fate === FINISHED || c.fate === DISCARDED
-        ? svg("rect", { x: left - 5, y: top - 5, width: 10, height: 10, class: kind }) : svg("circle", { cx: left, cy: top, r: 5, class: kind }));
-      const room = Math.floor((column - 16) / 7), label = c.label.length > room ? `${c.label.slice(0, room - 1)}…` : c.label;
-      nodes.append(svg("text", { x: left + 9, y: top - 6, class: `label ${c.fate >= PRUNED ? "cut" : ""}` }, label),
-                   svg("text", { x: left + 9, y: top + 13, class: "quiet small" }, (c.final ?? c.sum).toFixed(2)));
-      if (c.next !== null) following.set(c.next, [left, top]);
-    }
-    parents = following;
-  });
-  drawing.append(lines, nodes);
-  return drawing;
+const alive = (fate) => fate === "running" || fate === "finished";
+
+function svg(tag, attributes = {}, text = "") {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.textContent = text;
+  return element;
+}
+
+/** The sign of a fate: round goes on, square has ended; filled is kept, hollow is not. In a legend, a picture of its own. */
+function mark(fate, x, y) {
+  if (x === undefined) {
+    const drawing = svg("svg", { width: 12, height: 12, "aria-hidden": "true" });
+    drawing.append(mark(fate, 6, 6));
+    return drawing;
+  }
+  return fate === "finished" || fate === "discarded" ? svg("rect", { x: x - 5, y: y - 5, width: 10, height: 10, class: `node ${fate}` })
+    : svg("circle", { cx: x, cy: y, r: 5, class: `node ${fate}` });
+}
+
+/** A label cut to so many characters. */
+const clipped = (label, most) => ([...label].length > most ? `${[...label].slice(0, most - 1).join("")}…` : label);
+
+const ruler = document.createElement("canvas").getContext("2d"), fits = new Map();
+
+/** A label cut to so many pixels, of which Chinese characters and emoji take more. */
+function fitting(label, room) {
+  const key = `${room} ${label}`;
+  if (!fits.has(key)) {
+    ruler.font = "12px ui-monospace, monospace";
+    let most = [...label].length;
+    while (most > 1 && ruler.measureText(clipped(label, most)).width > room) most--;
+    fits.set(key, clipped(label, most));
+  }
+  return fits.get(key);
+}
+
+/** A number as Python's formats.fixed writes it: never -0.00, and a tie goes to the even digit. */
+function fixed(value, digits = 2) {
+  const exact = Math.abs(value).toFixed(60), cut = exact.length - 60 + digits, tie = /^50*$/.test(exact.slice(cut));
+  const text = tie && exact[cut - 1] % 2 === 0 ? exact.slice(0, cut) : Math.abs(value).toFixed(digits);
+  return value < 0 && Number(text) ? `-${text}` : text;
 }
 
 // ---- What is shown ------------------------------------------------------------------------------

@@ -79,17 +79,19 @@ def save(path: str | os.PathLike, text: str) -> Path:
     name, path = arguments.shown(path), Path(path)
     if not path.name or "\0" in str(path):
         raise ValueError(f"path={name}: it must be the path of a file to write, such as 'a.html'")
-    path = Path(os.path.realpath(path))
-    if path.exists() and not path.is_file():
-        raise OSError(f"path={name}: there is something that is no file")
-    if not path.parent.is_dir():
-        raise OSError(f"path={name}: there is no folder {arguments.shown(str(path.parent))}")
-    temporary = path.with_name(f".{uuid4().hex}.html")
+    temporary = None
     try:
+        path = Path(os.path.realpath(path))
+        if path.exists() and not path.is_file():
+            raise OSError("there is something that is no file")
+        if not path.parent.is_dir():
+            raise OSError(f"there is no folder {arguments.shown(str(path.parent))}")
+        temporary = path.with_name(f".{uuid4().hex}.html")
         temporary.write_text(text, encoding="utf-8", newline="\n")
         temporary.replace(path)
     except OSError as error:
         raise OSError(f"path={name}: {error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
     return path

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass
 from os.path import commonprefix
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import traitlets
-from torch import LongTensor, Tensor
+from torch import Tensor
 
 from .. import arguments, processors
 from ..colours import MUTED
@@ -20,6 +21,9 @@ from ..tokens import token_labels
 from ..widgets.base import read
 from ..widgets.controls import in_code, plain_settings, switched_on
 from .base import Explorer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Lowest, highest, step, and what it does. A value from outside, given at the start, widens it.
 _SLIDERS: dict[str, tuple] = {
@@ -46,7 +50,7 @@ class Position:
 
     prompt: str
     continuation: str
-    input_ids: LongTensor  # (1, tokens), of both together
+    input_ids: Tensor  # (1, tokens), of both together
     prompt_length: int  # how many of these are the prompt's
     logits: Tensor  # (1, vocabulary), float32, on the CPU
     without_prompt: Tensor | None = None  # the same without the prompt, where guidance needs it
@@ -67,7 +71,13 @@ class Position:
 
 
 def read_position(
-    model, tokenizer, prompt: str, continuation: str = "", *, add_special_tokens=True, settings=()
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    continuation: str = "",
+    *,
+    add_special_tokens=True,
+    settings=(),
 ) -> Position:
     """One pass over both, and a second one where `settings` hold a guidance_scale.
 
@@ -97,7 +107,14 @@ class PositionExplorer(Explorer):
     )  # float32: what Python computes after its processors
 
     def __init__(
-        self, model, tokenizer, prompt, continuation, settings: dict, add_special_tokens, **chosen
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        prompt,
+        continuation,
+        settings: dict,
+        add_special_tokens,
+        **chosen,
     ):
         # First of all, since it raises for a model, a prompt or a setting that will not do.
         check_model(model)
@@ -268,7 +285,7 @@ def _as_json(name: str, value):
 _LABELS: WeakKeyDictionary = WeakKeyDictionary()  # of tokenizers: making them takes half a second
 
 
-def all_labels(tokenizer, size: int) -> list[str]:
+def all_labels(tokenizer: PreTrainedTokenizerBase, size: int) -> list[str]:
     """The labels of all tokens."""
     key = size, len(tokenizer)
     found = _LABELS.get(tokenizer)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
-from torch import LongTensor, Tensor
+from torch import Tensor
 
 from .. import arguments
 from ..colours import BLUE, FAINT, MUTED, ORANGE
@@ -21,6 +22,12 @@ from ..trace import Step, Trace
 from ..widgets.base import bar, card, percent, table, token
 from ..widgets.controls import Name, in_code, inputs_line, written
 from .position import PENALTIES, SAMPLING, Position, PositionExplorer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from typing_extensions import Unpack
+
+    from ..settings import Settings
 
 _ROWS = 15  # the most likely tokens before the processors; …
 _RISEN = 5  # … and at most so many that the processors lifted to the front
@@ -44,14 +51,14 @@ class SamplerBench(PositionExplorer):
 
     def __init__(
         self,
-        model,
-        tokenizer,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
         prompt: str,
         *,
         continuation: str = "",
         seed: int = 0,
         add_special_tokens: bool = True,
-        **settings,
+        **settings: Unpack[Settings],
     ):
         seed = arguments.whole("seed", seed, low=0, high=_MOST)
         super().__init__(
@@ -90,7 +97,7 @@ class SamplerBench(PositionExplorer):
         return self.answer.get("draws", [])
 
     @property
-    def counts(self) -> LongTensor | None:
+    def counts(self) -> Tensor | None:
         """How often each token came in 1,000 draws, shape (vocabulary,); None before them."""
         if "counts" not in self.answer:
             return None
@@ -263,8 +270,8 @@ class SamplerBench(PositionExplorer):
 
 
 def sampling_call(
-    model,
-    tokenizer,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     at: Position,
     seed: int,
     settings: dict,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import torch
@@ -25,6 +26,11 @@ from .axes import (
     token_ticks,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from numpy.typing import ArrayLike
+
 _BARS = 100  # the most that can be read
 _WIDEST = 12.5  # inches: a page
 _PER_LINE, _LINES = 12, 10  # steps and lines of a board
@@ -32,8 +38,8 @@ _LETTERS, _ROWS = 75, 40  # of a strip of tokens
 
 
 def plot_probabilities(
-    probabilities,
-    labels: list[str],
+    probabilities: Tensor | ArrayLike,
+    labels: Iterable[str],
     *,
     chosen: int | None = None,
     rest: bool = True,
@@ -70,7 +76,10 @@ def plot_probabilities(
 
 
 def plot_temperature(
-    logits, labels: list[str], temperatures=(0.1, 1.0, 5.0), ax: Axes | None = None
+    logits: Tensor | ArrayLike,
+    labels: Iterable[str],
+    temperatures: ArrayLike = (0.1, 1.0, 5.0),
+    ax: Axes | None = None,
 ) -> Axes:
     """The probabilities of the same scores at several temperatures, as bars side by side.
 
@@ -102,7 +111,9 @@ def plot_temperature(
     return ax
 
 
-def plot_tokens(labels: list[str], token_ids=None, *, ax: Axes | None = None) -> Axes:
+def plot_tokens(
+    labels: Iterable[str], token_ids: Tensor | ArrayLike | None = None, *, ax: Axes | None = None
+) -> Axes:
     """A text as a strip of coloured boxes, one per token, with the ids below where they are given.
 
     A long text goes on in a new line; after 40 lines the figure says how many tokens are left out.
@@ -147,7 +158,7 @@ def plot_tokens(labels: list[str], token_ids=None, *, ax: Axes | None = None) ->
 
 
 def plot_surprisal(
-    surprisals: dict[str, list[float]], labels: list[str], *, ax: Axes | None = None
+    surprisals: Mapping[str, ArrayLike], labels: Iterable[str], *, ax: Axes | None = None
 ) -> Axes:
     """Surprisal token by token, in bits: a line for each named list in `surprisals`.
 
@@ -298,7 +309,7 @@ def plot_sampler(
 
 
 def plot_rank_curve(
-    logits,
+    logits: Tensor | ArrayLike,
     *,
     top_k: int = 0,
     top_p: float = 1.0,

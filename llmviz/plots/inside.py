@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import torch
@@ -22,6 +23,12 @@ from .axes import (
     token_ticks,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from numpy.typing import ArrayLike
+    from torch import Tensor
+
 _COSINE = LinearSegmentedColormap.from_list("cosine", [RED, "#FFFFFF", BLUE])
 _ROOTS = PowerNorm(0.5, vmin=0, vmax=1)
 _HIGHEST = 16  # inches
@@ -30,7 +37,12 @@ _HIDDEN = ("layers + 1", "tokens", "width")
 
 
 def plot_attention_overview(
-    weights, labels: list[str], *, layer: int = 0, head: int = 0, ax: Axes | None = None
+    weights: Tensor | ArrayLike,
+    labels: Iterable[str],
+    *,
+    layer: int = 0,
+    head: int = 0,
+    ax: Axes | None = None,
 ) -> Axes:
     """All attention maps of a model as small multiples, and one of them enlarged below.
 
@@ -80,7 +92,9 @@ def plot_attention_overview(
     return ax
 
 
-def plot_attention(weights, labels: list[str], *, ax: Axes | None = None) -> Axes:
+def plot_attention(
+    weights: Tensor | ArrayLike, labels: Iterable[str], *, ax: Axes | None = None
+) -> Axes:
     """One head's attention: a row is a query token, a column a key that it looks at.
 
     weights: shape (tokens, tokens), from 0 to 1. A row adds up to 1, or to less in a model with
@@ -106,7 +120,7 @@ def plot_attention(weights, labels: list[str], *, ax: Axes | None = None) -> Axe
     return ax
 
 
-def plot_ranks(ranks: dict[str, list[int]], *, ax: Axes | None = None) -> Axes:
+def plot_ranks(ranks: Mapping[str, ArrayLike], *, ax: Axes | None = None) -> Axes:
     """A token's rank after each layer, 1 on top, on a logarithmic scale: a line per list.
 
     ranks: by name, a list of one rank per layer, from layer 0, the embedding; such as
@@ -131,7 +145,7 @@ def plot_ranks(ranks: dict[str, list[int]], *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def plot_similarity(hidden, *, ax: Axes | None = None) -> Axes:
+def plot_similarity(hidden: Tensor | ArrayLike, *, ax: Axes | None = None) -> Axes:
     """How much the hidden states of each two layers point the same way: their cosine, averaged
     over the tokens.
 
@@ -154,7 +168,9 @@ def plot_similarity(hidden, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def plot_norms(hidden, labels: list[str], *, ax: Axes | None = None) -> Axes:
+def plot_norms(
+    hidden: Tensor | ArrayLike, labels: Iterable[str], *, ax: Axes | None = None
+) -> Axes:
     """The length of each token's hidden state after each layer, on a logarithmic scale.
 
     hidden: shape (layers + 1, tokens, width), as `llmviz.hidden_states` gives them, which have

@@ -6,16 +6,20 @@ import logging
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING
 
 import ipywidgets
-from torch import LongTensor, Tensor
+from torch import Tensor
 
 from .. import arguments
 from ..colours import BLUE, INK, MUTED, RED
 from ..decoding.prefix import Prefix
 from ..html import VERBATIM, escaped
 from ..models import check_length, check_model, vocab_size
-from ..tokens import encode
+from ..tokens import clipped, encode
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # A card of its own, white in every theme.
 _CARD = (
@@ -33,7 +37,7 @@ class Explorer(ipywidgets.VBox):
     `super().__init__(*controls)`, and has
         picture() → str    the state as HTML, self-contained (see `card`), all text escaped
         as_text() → str    the state as text, the same on every machine
-        settle()           puts the controls where the state is, after something has failed
+        settle(), texts()  put the controls where the state is, after something has failed
         figure(ax=None)    the state with matplotlib
     All that changes stands in `_state`, which is replaced as a whole and never changed, so that
     what has failed halfway is undone.
@@ -47,7 +51,6 @@ class Explorer(ipywidgets.VBox):
     _state = None
     _quiet = False  # whether it is the explorer itself that moves its controls
     _closed = False
-    _unsettled = ""  # what an error adds where the controls do not go back to the state
 
     def __init__(self, *controls: ipywidgets.Widget, below: tuple[ipywidgets.Widget, ...] = ()):
         self.view, self.message = ipywidgets.HTML(), ipywidgets.HTML()
@@ -78,7 +81,16 @@ class Explorer(ipywidgets.VBox):
         raise NotImplementedError
 
     def settle(self) -> None:
-        """Put the controls where the state is. Their callbacks do not hear it."""
+        """Put the controls where the state is, but for the `texts`. Their callbacks do not hear
+        it."""
+
+    def texts(self) -> list[tuple[ipywidgets.Text, str]]:
+        """The boxes of text, each with what the state has of it.
+
+        A text that was refused stays, to be mended, and the message tells what is still shown; it
+        goes when anything else is changed.
+        """
+        return []
 
     def still(self) -> str:
         """The HTML that stays in a saved notebook: the picture, and what else a reader needs."""
@@ -96,14 +108,20 @@ class Explorer(ipywidgets.VBox):
         if self.message.value != line:
             self.message.value = line
 
-    def _complain(self, words: str) -> None:
-        self.say(words + self._unsettled, alert=True)
+    def complain(self, words: str) -> None:
+        self.say(words + self._still(), alert=True)
+
+    def _still(self) -> str:
+        """What is shown, where a box of text says something else."""
+        shown = [f"{box.description} {text!r}" for box, text in self.texts() if box.value != text]
+        return f" (The picture still shows {clipped(', '.join(shown), 90)}.)" if shown else ""
 
     def reacts(self, function: Callable[[], object]) -> Callable:
         """`function` as a callback: afterwards the view is drawn again.
 
         Whatever it raises stands in the message line, and state, view and controls are again as
-        they were. What is no Exception, such as a KeyboardInterrupt, goes on from there.
+        they were (but see `texts`). What is no Exception, such as a KeyboardInterrupt, goes on from
+        there.
         """
 
         def callback(_=None):
@@ -112,10 +130,13 @@ class Explorer(ipywidgets.VBox):
                     return
                 error = self._change(function)
                 if error is not None:
-                    self._complain(reason(error))
+                    self.complain(reason(error))
                     if not isinstance(error, Exception):
                         raise error
                 elif not self.working:
+                    with self._quietly():
+                        for box, text in self.texts():
+                            box.value = text
                     self.say("")
 
         return callback
@@ -191,7 +212,7 @@ class Explorer(ipywidgets.VBox):
                 elif error := self._change(lambda: then(result)):
                     words = reason(error)
                 if words:
-                    self._complain(words)
+                    self.complain(words)
                 else:
                     self.say("")
 
@@ -230,7 +251,7 @@ class Explorer(ipywidgets.VBox):
             if self.working:
                 self._end()
                 self._settle()
-                self.say("Stopped; everything is as it was.")
+                self.say("Stopped; everything is as it was." + self._still())
 
     def wait(self, timeout: float | None = None) -> None:
         """Until the work under way is done, `timeout` seconds at most."""
@@ -318,14 +339,14 @@ def result_of(steps: Generator):
 
 
 def tokens_of(
-    model,
-    tokenizer,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     text: str,
     max_new_tokens: int | None = 1,
     *,
     add_special_tokens: bool = True,
     name: str = "prompt",
-) -> LongTensor:
+) -> Tensor:
     """The tokens of one text, shape (1, tokens), that the model can read and continue.
 
     Raises TypeError or ValueError that names `name` where it is no text, empty, too long (unless
@@ -344,8 +365,12 @@ def tokens_of(
 
 
 def read(
-    model, tokenizer, text: str, *, add_special_tokens: bool = True
-) -> tuple[LongTensor, Tensor]:
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    *,
+    add_special_tokens: bool = True,
+) -> tuple[Tensor, Tensor]:
     """One pass: the tokens of `text`, shape (1, tokens), and the next one's logits, shape
     (1, vocabulary), float32; both on the CPU. Raises as `tokens_of` does, before the pass."""
     input_ids = tokens_of(model, tokenizer, text, add_special_tokens=add_special_tokens)

@@ -9,9 +9,10 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os.path import commonprefix
+from typing import TYPE_CHECKING
 
 import ipywidgets
-from torch import LongTensor, Tensor
+from torch import Tensor
 
 from .. import arguments
 from ..colours import MUTED
@@ -23,6 +24,9 @@ from ..tokens import printable
 from ..trace import Trace
 from .base import Explorer, card, of_state, result_of, table
 from .controls import text_box, written
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _MOST = 4
 _OURS = "logits_processor"  # a look at each token goes there
@@ -51,12 +55,11 @@ class Comparison(Explorer):
     """
 
     prompt, runs = of_state("prompt"), of_state("runs")
-    _unsettled = " (The rows below are those of the last run.)"
 
     def __init__(
         self,
-        model,
-        tokenizer,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
         prompt: str,
         strategies: dict[str, dict],
         *,
@@ -104,6 +107,9 @@ class Comparison(Explorer):
             ),
             self.run_button,
         )
+
+    def complain(self, words: str) -> None:
+        super().complain(f"{words} (The rows below are those of the last run.)")
 
     def _on_run(self) -> None:
         names = [box.value.strip() for box in self.name_boxes]
@@ -173,7 +179,7 @@ class Comparison(Explorer):
         given = {**self._defaults, **given}
         steps = itertools.count(1)
 
-        def look_up(input_ids: LongTensor, scores: Tensor) -> Tensor:
+        def look_up(input_ids: Tensor, scores: Tensor) -> Tensor:
             watch(min(next(steps) / given["max_new_tokens"], 1.0))
             return scores
 

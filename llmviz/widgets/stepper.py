@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import ipywidgets
 import torch
-from torch import LongTensor, Tensor
+from torch import Tensor
 
 from .. import arguments, processors
 from ..colours import BLUE, FAINT, MUTED, ORANGE
@@ -23,6 +24,12 @@ from ..tokens import clipped, token_labels
 from ..trace import Step, Trace
 from .base import Explorer, bar, card, of_state, result_of, table, token, tokens_of
 from .controls import plain_settings, text_box, written
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from typing_extensions import Unpack
+
+    from ..settings import Settings
 
 _ROWS = 10  # the most likely tokens that a step shows, and that can be taken by a button
 _ANSWER = 0.5  # seconds that a click waits for its token, so that clicks are answered in turn
@@ -80,7 +87,7 @@ class _Walk:
     """A tree of texts, and where in it one stands. The tree only ever grows."""
 
     prompt: str
-    input_ids: LongTensor  # (1, tokens), of the prompt
+    input_ids: Tensor  # (1, tokens), of the prompt
     root: Node
     node: Node
     labels: dict[int, str]
@@ -107,15 +114,15 @@ class Stepper(Explorer):
 
     def __init__(
         self,
-        model,
-        tokenizer,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
         prompt: str,
         *,
         max_new_tokens: int = 40,
         do_sample: bool = False,
         seed: int = 0,
         add_special_tokens: bool = True,
-        **settings,
+        **settings: Unpack[Settings],
     ):
         check_model(model)
         self._settings = plain_settings(settings, model.config.get_text_config().vocab_size)
@@ -194,7 +201,7 @@ class Stepper(Explorer):
         self._state, self._prefix = reading
 
     def _look(
-        self, node: Node, input_ids: LongTensor, prefix: Prefix, state, labels: dict[int, str]
+        self, node: Node, input_ids: Tensor, prefix: Prefix, state, labels: dict[int, str]
     ) -> dict[int, str]:
         """Let the model read the text up to `node`, and keep what it says comes next. Returns
         `labels` with those of the new tokens."""
@@ -399,9 +406,11 @@ class Stepper(Explorer):
             self._follow()
 
     def settle(self) -> None:
-        self.prompt_box.value = self.prompt
         self.play.playing = False
         self._follow()
+
+    def texts(self) -> list:
+        return [(self.prompt_box, self.prompt)]
 
     def _follow(self) -> None:
         """Let the controls say where we are."""

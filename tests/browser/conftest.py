@@ -1,6 +1,7 @@
 """One JupyterLab and one browser for all tests of this folder."""
 
-import shutil
+import time
+from pathlib import Path
 
 import pytest
 
@@ -11,9 +12,26 @@ from tests.browser.lab import HOSTILE_SETUP, ROOT, SETUP, TINY_SETUP, serve
 @pytest.fixture(scope="package")
 def lab(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lab") / "notebooks"
-    shutil.copytree(ROOT / "notebooks", folder)
+    folder.mkdir()
     with serve(folder) as lab:
         yield lab
+
+
+@pytest.fixture(scope="session")
+def executed(request):
+    """Finds a lesson as nbval ran and compared it; without `--executed`, as it is stored."""
+    folder = request.config.getoption("--executed", None)
+
+    def found(name: str) -> Path:
+        if folder is None:
+            return ROOT / "notebooks" / name
+        # Lessons are run before the browser's tests, but by other processes too.
+        deadline = time.monotonic() + 300
+        while not (folder / name).exists() and time.monotonic() < deadline:
+            time.sleep(1)
+        return folder / name
+
+    return found
 
 
 # A notebook with a kernel for each kind of model, which all explorers' tests share:

@@ -41,7 +41,7 @@ TINY_SETUP = (
 
 
 class Lab:
-    """A server over a copy of the lessons, with a browser.
+    """A server over an empty folder, with a browser.
 
     Its pages are kept: a notebook is opened in one that is free, and closed again, since loading
     JupyterLab takes longer than most tests. Kernels are dear too, at some five seconds each, so
@@ -54,6 +54,11 @@ class Lab:
         self._made, self._left = 0, []
         self._free: list[Page] = []
         self._open: dict[Page, str] = {}
+
+    def add(self, notebook: Path) -> str:
+        """A copy of `notebook`; its name."""
+        self._made += 1
+        return shutil.copy(notebook, self.folder / f"{self._made}-{notebook.name}").name
 
     def write(self, *sources: str, markdown: str = "") -> str:
         """A scratch notebook with a code cell for each of `sources`, after one of `markdown`; its
@@ -237,7 +242,7 @@ class Notebook:
     def every_cell(self) -> Iterator[Locator]:
         """Each cell, scrolled to, since Lab renders an output when it comes into view."""
         widget = "window.jupyterapp.shell.currentWidget.content"
-        for number in range(self.page.evaluate(f"() => {widget}.widgets.length")):
+        for number in range(len(self.cells())):
             self.page.evaluate(f"number => {widget}.scrollToItem(number)", number)
             cell = self.page.locator(f'.jp-Cell[data-windowed-list-index="{number}"]')
             cell.scroll_into_view_if_needed()

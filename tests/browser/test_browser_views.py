@@ -1,9 +1,10 @@
 """Hostile prompts and tokens through every view and explorer, live and saved: nothing runs, nothing
 is a link, and nothing is set as mathematics but the lesson's own."""
 
-import pytest
+import IPython.display
 
-from tests.browser.lab import HOSTILE_SETUP
+import llmviz as lv
+from tests import hostile as texts
 
 RUNS = """\
 run = lv.generate(model, tokenizer, prompt, max_new_tokens=6)
@@ -41,39 +42,53 @@ EXPLORERS = [
     "lv.Inside(model, tokenizer, prompt)",
 ]
 SHOWN = [*HTML, *(f"lv.show({f}, alt=run.text, title=run.text[:40])" for f in FIGURES)]
-CELLS = [HOSTILE_SETUP, RUNS, *SHOWN, *EXPLORERS]
+CELLS = [RUNS, *SHOWN, *EXPLORERS]
 MATHEMATICS = "mjx-container, .MathJax, .katex"
+FORMULA = "The square is $x^2$."
 
 
-@pytest.mark.parametrize("kernel", [True, False], ids=["live", "saved"])
-def test_everything_stays_text(lab, kernel):
-    make = lab.write if kernel else lab.executed
-    name = make(*CELLS, markdown="The square is $x^2$.")
-    with lab.notebook(name, kernel=kernel) as notebook:
-        if kernel:
-            notebook.run_all()
-        outputs = [o for cell in notebook.cells() for o in cell.get("outputs", [])]
-        assert not [o for o in outputs if o["output_type"] == "error"]
-        assert len([o for o in outputs if "data" in o]) == len(SHOWN) + len(EXPLORERS)
-        # The lesson's own formula is set, so the typesetter is at work.
-        notebook.page.locator(f".jp-MarkdownOutput :is({MATHEMATICS})").first.wait_for()
-        seen = ""
-        for number, cell in enumerate(notebook.every_cell()):
-            if kernel and number > len(CELLS) - len(EXPLORERS):
-                cell.locator(".llmviz-explorer").wait_for()
-            notebook.page.wait_for_timeout(300)
-            output = cell.locator(".jp-OutputArea-output")
-            found = f":is({MATHEMATICS}, script, svg, iframe, [onerror], [onload], a[href])"
-            assert output.locator(found).count() == 0, output.locator(found).first.inner_html()
-            seen += "".join(output.all_inner_texts())
-        # The hostile texts are there, and are texts.
-        for text in (
-            "onerror=window.__hacked",
-            "$x^2$",
-            r"\[x^2\]",
-            r"\(\href{https://example.org}",
-        ):
-            assert text in seen
-        assert "\x1b" not in seen and "\u202e" not in seen
-        assert not notebook.hacked()
-        notebook.screenshot(f"views-{'live' if kernel else 'saved'}")
+def test_everything_stays_text_live(hostile):
+    hostile.show(*CELLS, markdown=FORMULA)
+    check(hostile, live=True)
+
+
+def test_everything_stays_text_saved(lab, monkeypatch):
+    """Without a kernel, in a notebook that nobody has trusted."""
+    figures = []
+    monkeypatch.setattr(IPython.display, "display", lambda bundle, **_: figures.append(bundle))
+    names = {"lv": lv, "model": texts.model(), "tokenizer": texts.tokenizer()}
+    names["prompt"] = texts.PROMPT
+    exec(RUNS, names)
+    shown = [eval(source, names) for source in SHOWN + EXPLORERS]
+    shown[len(HTML) : len(SHOWN)] = figures
+    with lab.notebook(lab.saved(*shown, markdown=FORMULA), kernel=False) as notebook:
+        check(notebook, live=False)
+
+
+def check(notebook, *, live: bool) -> None:
+    outputs = [o for cell in notebook.cells() for o in cell.get("outputs", [])]
+    assert not [o for o in outputs if o["output_type"] == "error"]
+    assert len([o for o in outputs if "data" in o]) == len(SHOWN) + len(EXPLORERS)
+    # The lesson's own formula is set, so the typesetter is at work.
+    notebook.page.locator(f".jp-MarkdownOutput :is({MATHEMATICS})").first.wait_for()
+    seen = ""
+    first = len(notebook.cells()) - len(EXPLORERS)
+    for number, cell in enumerate(notebook.every_cell()):
+        if live and number >= first:
+            cell.locator(".llmviz-explorer").wait_for()
+        notebook.page.wait_for_timeout(150)
+        output = cell.locator(".jp-OutputArea-output")
+        found = f":is({MATHEMATICS}, script, svg, iframe, [onerror], [onload], a[href])"
+        assert output.locator(found).count() == 0, output.locator(found).first.inner_html()
+        seen += "".join(output.all_inner_texts())
+    # The hostile texts are there, and are texts.
+    for text in (
+        "onerror=window.__hacked",
+        "$x^2$",
+        r"\[x^2\]",
+        r"\(\href{https://example.org}",
+    ):
+        assert text in seen
+    assert "\x1b" not in seen and "\u202e" not in seen
+    assert not notebook.hacked()
+    notebook.screenshot(f"views-{'live' if live else 'saved'}")

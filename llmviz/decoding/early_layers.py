@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from torch import LongTensor, Tensor
+from torch import Tensor
 
 from .. import arguments
 from ..head import Head
@@ -14,19 +15,25 @@ from ..models import check_model
 from ..trace import Trace
 from .search import Generation, check_draws, draw, seeded
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from typing_extensions import Unpack
+
+    from ..settings import Settings
+
 
 def dola(
-    model,
-    input_ids: LongTensor,
-    attention_mask: LongTensor | None = None,
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
     *,
-    dola_layers: str | list[int] = "high",
+    dola_layers: str | Sequence[int] = "high",
     max_new_tokens: int = 40,
     do_sample: bool = False,
     seed: int | None = None,
     top_logprobs: int = 20,
-    stop: Callable[[LongTensor], Tensor] | None = None,
-    **settings,
+    stop: Callable[[Tensor], Tensor] | None = None,
+    **settings: Unpack[Settings],
 ) -> Trace:
     """Take the token whose log-probability rose most from an early layer to the last.
 
@@ -57,6 +64,11 @@ def dola(
     run = Generation(
         model, input_ids, attention_mask, max_new_tokens, top_logprobs, stop, settings, do_sample
     )
+    if run.settings.get("guidance_scale", 1.0) < 1e-30:
+        raise ValueError(
+            f"guidance_scale={run.settings['guidance_scale']} with dola_layers: it must be above "
+            "0, since what DoLa has ruled out would become certain"
+        )
     premature = []
     while run.goes_on:
         output = run.prefix.read(output_hidden_states=True)
@@ -83,7 +95,7 @@ def contrast(
     early_logits: Tensor,
     allowed: Tensor | None = None,
     relative_top: float = 0.1,
-) -> tuple[Tensor, LongTensor]:
+) -> tuple[Tensor, Tensor]:
     """Log-probabilities minus those of the early layer that differs most.
 
     logits: the last layer's, shape (rows, vocabulary).
@@ -112,7 +124,7 @@ def jensen_shannon(log_p: Tensor, log_q: Tensor) -> Tensor:
     return ((log_p.exp() * (log_p - log_m)).sum(-1) + (log_q.exp() * (log_q - log_m)).sum(-1)) / 2
 
 
-def candidate_layers(model, dola_layers: str | list[int]) -> list[int]:
+def candidate_layers(model: PreTrainedModel, dola_layers: str | list[int]) -> list[int]:
     """The numbers of the layers that `dola_layers` stands for."""
     count = model.config.get_text_config().num_hidden_layers
     named = dola_layers if isinstance(dola_layers, str) else None
