@@ -432,7 +432,7 @@ const STYLE = `
 .llmviz label { color: var(--muted); font-size: 12px; }
 .llmviz .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr));
   gap: 0 28px; margin: 6px 0; }
-.llmviz .slider { display: grid; grid-template-columns: 132px minmax(60px, 1fr) 74px; gap: 8px;
+.llmviz .slider { display: grid; grid-template-columns: 148px minmax(60px, 1fr) 74px; gap: 8px;
   align-items: center; min-height: 28px; }
 .llmviz .slider.off label { opacity: .8; } .llmviz .slider:not(.off) label { color: var(--ink); font-weight: 600; }
 .llmviz input[type=range] { width: 100%; margin: 0; accent-color: var(--after); height: 24px; }
@@ -448,7 +448,7 @@ const STYLE = `
 .llmviz .look.query { border-color: var(--chosen); outline: 1px solid var(--chosen); }
 .llmviz .words { text-align: left; } .llmviz .verdict { font-size: 14px; font-weight: 600; margin: 6px 0; }
 .llmviz .chain [role=columnheader]:last-child { text-align: left; }
-.llmviz .field { display: grid; grid-template-columns: 132px 1fr; gap: 8px; align-items: center; margin: 4px 0; }
+.llmviz .field { display: grid; grid-template-columns: 148px 1fr; gap: 8px; align-items: center; margin: 4px 0; }
 .llmviz button { font: inherit; color: var(--ink); background: transparent; border: 1px solid var(--faint);
   border-radius: 4px; padding: 3px 12px; cursor: pointer; min-height: 26px; }
 .llmviz button:hover { border-color: var(--after); }
@@ -459,6 +459,7 @@ const STYLE = `
 .llmviz .figures { display: flex; flex-wrap: wrap; gap: 2px 24px; margin: 8px 0 4px; color: var(--muted); }
 .llmviz .figures b { color: var(--ink); font-variant-numeric: tabular-nums; }
 .llmviz .rows { display: grid; gap: 1px 10px; align-items: center; font-variant-numeric: tabular-nums; }
+.llmviz .scroll { overflow-x: auto; } .llmviz .chain { min-width: 720px; } .llmviz .counted { min-width: 520px; }
 .llmviz .rows .head { color: var(--muted); font-size: 12px; }
 .llmviz .rows .n { text-align: right; white-space: nowrap; }
 .llmviz .token { font-family: ui-monospace, monospace; white-space: pre; overflow: hidden; text-overflow: ellipsis; }
@@ -487,15 +488,12 @@ const STYLE = `
 .llmviz svg .label { font-family: ui-monospace, monospace; white-space: pre; }
 .llmviz svg .label:is(.pruned, .discarded) { fill: var(--muted); text-decoration: line-through; }
 .llmviz .candidates, .llmviz .candidates + .rows { margin-top: 10px; } .llmviz .candidates [role=columnheader]:last-child { text-align: left; }
-@container (max-width: 520px) { .llmviz .candidates { grid-template-columns: 1.5em 1fr max-content max-content max-content !important; }
-  .llmviz .candidates [role=cell]:last-child { grid-column: 2 / -1; margin-bottom: 6px; }
-  .llmviz .candidates [role=columnheader]:last-child { display: none; } .llmviz canvas { image-rendering: auto; } }
-.llmviz .hypothesis { white-space: pre-wrap; overflow-wrap: anywhere; } .llmviz .rows .words.quiet { font-size: 12px; }
-.llmviz .quiet { color: var(--muted); } .llmviz .rows .words { text-align: left; white-space: normal; }
-.llmviz select { font: inherit; color: inherit; background: var(--paper); border: 1px solid var(--faint); border-radius: 4px; padding: 2px 6px;
-  justify-self: start; min-height: 26px; }
-@container (max-width: 520px) { .llmviz .slider, .llmviz .field { grid-template-columns: 104px minmax(40px, 1fr) 64px; }
-  .llmviz .field { grid-template-columns: 1fr; } .llmviz .wide { display: none; } }
+@container (max-width: 560px) {
+  .llmviz .slider { grid-template-columns: 1fr 74px; gap: 0 8px; margin-bottom: 4px; }
+  .llmviz .slider label { grid-column: 1 / -1; }
+  .llmviz .field { grid-template-columns: 1fr; gap: 2px; }
+}
+@media (pointer: coarse) { .llmviz :is(input, button) { min-height: 40px; } }
 @media print { .llmviz .columns, .llmviz .bar, .llmviz .field { display: none; } }
 `;
 
@@ -503,7 +501,7 @@ const styled = new WeakSet();
 
 /** A root for an explorer, styled, in the theme of the page around it, and deaf to its shortcuts. */
 function frame(el) {
-  const root = h("div", { class: "llmviz", "data-lm-suppress-shortcuts": "true" });
+  const root = h("div", { class: "llmviz llmviz-explorer tex2jax_ignore mathjax_ignore", "data-lm-suppress-shortcuts": "true" });
   root.addEventListener("keydown", (event) => event.stopPropagation());
   const page = el.getRootNode();
   const home = page.adoptedStyleSheets ? page : document;
@@ -832,6 +830,7 @@ class SamplerBench extends PositionExplorer {
     const highest = Math.max(...rows.map((row) => Math.max(row.before, row.after)));
     const scale = [0.05, 0.1, 0.2, 0.5].find((s) => highest <= s) ?? 1;
     write(this.scale, `the longest bar is ${Math.round(100 * scale)}%`);
+    this.table.classList.toggle("counted", counted);
     grid(this.table, head, rows, counted
       ? "1em minmax(60px, max-content) minmax(60px, 1fr) 4em 4em 8em 4em"
       : "1em minmax(60px, max-content) minmax(60px, 1fr) 4em 4em", (cells, row) => {

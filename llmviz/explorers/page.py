@@ -17,6 +17,10 @@ from ..tokens import printable
 _MODULE = Path(__file__).with_name("explorers.js")
 # Draws each state that stands in the page, in an element after it.
 _START = """
+const page = new CSSStyleSheet();
+page.replaceSync(`body { margin: 12px; } .llmviz { margin: 0 auto 16px; }
+  @media (prefers-color-scheme: dark) { body { background: #0d1014; } }`);
+document.adoptedStyleSheets = [...document.adoptedStyleSheets, page];
 for (const data of document.querySelectorAll("script.llmviz-state")) {
   const parts = JSON.parse(data.textContent);
   for (const [name, text] of Object.entries(parts.bytes))
