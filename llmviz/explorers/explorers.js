@@ -479,7 +479,7 @@ const STYLE = `
 @container (max-width: 520px) { .llmviz .candidates { grid-template-columns: 1.5em 1fr max-content max-content max-content !important; }
   .llmviz .candidates [role=cell]:last-child { grid-column: 2 / -1; margin-bottom: 6px; }
   .llmviz .candidates [role=columnheader]:last-child { display: none; } .llmviz canvas { image-rendering: auto; } }
-.llmviz .hypothesis { white-space: pre-wrap; overflow-wrap: anywhere; } .llmviz .rows .words.quiet { font-size: 12px; }
+.llmviz .rows .head.n { white-space: normal; } .llmviz .hypothesis { white-space: pre-wrap; overflow-wrap: anywhere; } .llmviz .rows .words.quiet { font-size: 12px; }
 .llmviz .quiet { color: var(--muted); } .llmviz .rows .words { text-align: left; white-space: normal; }
 .llmviz select { font: inherit; color: inherit; background: var(--paper); border: 1px solid var(--faint); border-radius: 4px; padding: 2px 6px;
   justify-self: start; min-height: 26px; }
@@ -1281,7 +1281,7 @@ class BeamExplorer extends Explorer {
     this.showCandidates(last, now);
     this.none.hidden = finished.length > 0;
     this.done.hidden = !finished.length;
-    grid(this.done, ["", "finished so far", "sum", "length", ""], finished, "2em minmax(80px, 1fr) max-content max-content max-content",
+    grid(this.done, ["", "finished so far", "sum", "length", ""], finished, "1.5em minmax(80px, 1fr) max-content max-content auto",
       ([place, text, sum, length, score], c) => {
         write(place, c === finished[0] ? "▸" : "");
         this.spell(text, c, 20);
