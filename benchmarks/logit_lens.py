@@ -1,11 +1,12 @@
 """What the logit lens and all attention maps cost, in units of one bare forward pass.
 
-    python benchmarks/logit_lens.py
+    python benchmarks/logit_lens.py [rounds]
 
 Each round times all of them one after the other; the ratios are medians over the rounds.
 """
 
 import statistics
+import sys
 import threading
 import time
 from io import BytesIO
@@ -15,11 +16,10 @@ import torch
 
 import llmviz as lv
 
-ROUNDS = 7
 TOKENS = (8, 32, 128)
 
 
-def main() -> None:
+def main(rounds: int) -> None:
     model, tokenizer = lv.load()
     print(lv.setup_line(model), f"· {torch.get_num_threads()} threads")
     text = "Once upon a time there was a girl who lived near the forest with her grandmother. " * 60
@@ -33,7 +33,7 @@ def main() -> None:
     for tokens in TOKENS:
         text = tokenizer.decode(ids[:tokens])
         times = {name: [] for name in ways}
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             for name, way in ways.items():
                 times[name].append(seconds(way, text))
         said = []
@@ -81,4 +81,4 @@ def memory(function) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 7)

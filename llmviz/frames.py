@@ -21,15 +21,30 @@ if TYPE_CHECKING:
 def logits_to_frame(logits: Tensor, tokenizer: PreTrainedTokenizerBase, top_k: int = 10) -> Table:
     """One position's scores, ranked: a Table with a row per token, the most likely first.
 
-    logits: shape (vocabulary,), such as `model(**inputs).logits[0, -1]`; −inf rules a token out.
-        It may be longer than the tokenizer's vocabulary: an id without a token is shown by its
-        number.
-    Columns: rank (1 + how many scores are higher, so equals share a rank; among them the lowest id
-    stands first, which `argmax` takes), token_id, token, logit, log_prob (natural), probability;
-    the last two are over the whole vocabulary, not over the rows shown.
-    Raises TypeError for what are no numbers and for a tokenizer that is none; ValueError for
-    another shape, for `top_k` below 1 or above the vocabulary, and for logits that give no
-    distribution (NaN, +inf, or all −inf).
+    Parameters
+    ----------
+    logits : Tensor
+        Shape (vocabulary,), such as `model(**inputs).logits[0, -1]`; −inf rules a token out. It may
+        be longer than the tokenizer's vocabulary: an id without a token is shown by its number.
+    tokenizer : PreTrainedTokenizerBase
+        The model's tokenizer.
+    top_k : int
+        How many tokens to list.
+
+    Returns
+    -------
+    Table
+        Columns: rank (1 + how many scores are higher, so equals share a rank; among them the lowest
+        id stands first, which `argmax` takes), token_id, token, logit, log_prob (natural),
+        probability; the last two are over the whole vocabulary, not over the rows shown.
+
+    Raises
+    ------
+    TypeError
+        For what are no numbers and for a tokenizer that is none.
+    ValueError
+        For another shape, for `top_k` below 1 or above the vocabulary, and for logits that give no
+        distribution (NaN, +inf, or all −inf).
     """
     logits = arguments.tensor("logits", logits, "vocabulary", ruled_out=True)
     top_k = arguments.whole("top_k", top_k, 1, len(logits))
@@ -59,13 +74,34 @@ def predict_next_tokens(
 ) -> Table:
     """Greedy search, step by step: a Table with a row per step.
 
-    add_special_tokens: whether the tokenizer may put a bos token in front; False for a sentence
-        that a chat template wrote, which begins with its own.
-    Columns: step (from 1), current sentence (the text before the step), then Top1_Token,
-    Top1_Prob … up to `top_k`: the most likely next tokens and their probabilities (numbers from
-    0 to 1). The next row's sentence ends with Top1_Token, also where others are equally likely. The
-    table ends early when the model ends its text.
-    Raises TypeError or ValueError for an argument out of bounds, before the model runs.
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A causal language model of transformers, as `load` returns it.
+    tokenizer : PreTrainedTokenizerBase
+        The model's tokenizer.
+    sentence : str
+        The text to continue.
+    num_steps : int
+        How many tokens to generate.
+    top_k : int
+        How many tokens to list.
+    add_special_tokens : bool
+        Whether the tokenizer may put a bos token in front; False for a sentence that a chat
+        template wrote, which begins with its own.
+
+    Returns
+    -------
+    Table
+        Columns: step (from 1), current sentence (the text before the step), then Top1_Token,
+        Top1_Prob … up to `top_k`: the most likely next tokens and their probabilities (numbers from
+        0 to 1). The next row's sentence ends with Top1_Token, also where others are equally likely.
+        The table ends early when the model ends its text.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an argument out of bounds, before the model runs.
     """
     check_model(model)
     arguments.tokenizer("tokenizer", tokenizer)

@@ -23,11 +23,25 @@ if TYPE_CHECKING:
 def final_norm(model: PreTrainedModel) -> nn.Module:
     """The part of `model` between the last layer and the language head: most often one norm.
 
-    It is found by watching one token pass through a twin of the model, not by its name: it is
-    what the decoder runs after the last of its layers. Called with the hidden states after any
-    layer, shape (batch, tokens, width), it makes of them what the head reads; `hidden_states[-1]`,
-    as transformers gives it, has already been through it.
-    Raises ValueError for a model that does not end in layers, norm and head.
+    It is found by watching one token pass through a twin of the model, not by its name: it is what
+    the decoder runs after the last of its layers. Called with the hidden states after any layer,
+    shape (batch, tokens, width), it makes of them what the head reads; `hidden_states[-1]`, as
+    transformers gives it, has already been through it.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A causal language model of transformers, as `load` returns it.
+
+    Returns
+    -------
+    nn.Module
+        A part of `model` itself, not of the twin.
+
+    Raises
+    ------
+    ValueError
+        For a model that does not end in layers, norm and head.
     """
     copy = twin(model)
     watch = Watch(copy)
@@ -40,12 +54,28 @@ def final_norm(model: PreTrainedModel) -> nn.Module:
 def unembed(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     """The logits, shape (…, vocabulary), that the model makes of what its head reads.
 
-    hidden: shape (…, width), of any number of dimensions, past the final norm:
-        `hidden_states[-1]`, or `final_norm(model)(hidden_states[layer])` for an earlier layer.
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A causal language model of transformers, as `load` returns it.
+    hidden : Tensor
+        Shape (…, width), of any number of dimensions, past the final norm: `hidden_states[-1]`, or
+        `final_norm(model)(hidden_states[layer])` for an earlier layer.
 
+    Returns
+    -------
+    Tensor
+        Shape (…, vocabulary).
+
+    Raises
+    ------
+    ValueError
+        For a model that does not end in layers, norm and head.
+
+    Notes
+    -----
     The model itself computes them, on a twin whose decoder returns `hidden`, so that scaled and
     capped logits (Granite, Cohere, Gemma 2) come out as its own.
-    Raises ValueError for a model that does not end in layers, norm and head.
     """
     return Head(model).unembed(hidden)
 

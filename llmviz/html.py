@@ -73,8 +73,23 @@ def token_strip(run: Trace, *, sequence: int = 0) -> View:
     """The new tokens of a sequence: the darker the fill, the more likely the token was; the thicker
     the underline, the more undecided the model (entropy). Both stand in the tooltip, with the rank.
 
-    Raises TypeError or ValueError for anything but a Trace, a sequence that it does not have, and
-    figures in it that are not numbers.
+    Parameters
+    ----------
+    run : Trace
+        A recorded run, as `generate` returns it.
+    sequence : int
+        The number of the sequence in `run`, from 0.
+
+    Returns
+    -------
+    View
+        What a notebook shows.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For anything but a Trace, a sequence that it does not have, and figures in it that are not
+        numbers.
     """
     steps, prompt = arguments.steps("run", run, sequence), _prompt("run", run, sequence)
     labels = [arguments.label("run", run, step.token_id) for step in steps]
@@ -97,8 +112,22 @@ def side_by_side(runs: dict[str, Trace]) -> View:
 
     Tokens are pale up to the first one in which a row differs from the first row, which is marked.
     Each row ends in the log-probability of its tokens under the model.
-    Raises TypeError or ValueError where the prompts differ, for fewer than two runs, and for
-    anything but Traces by their names.
+
+    Parameters
+    ----------
+    runs : dict[str, Trace]
+        Runs by the names of their strategies, two or more.
+
+    Returns
+    -------
+    View
+        What a notebook shows.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where the prompts differ, for fewer than two runs, and for anything but Traces by their
+        names.
     """
     if not isinstance(runs, dict) or not all(isinstance(name, str) for name in runs):
         raise TypeError(f"runs={arguments.shown(runs)}: it must be a dict of Traces by their names")
@@ -153,11 +182,26 @@ def _row(name: str, labels: list[str], same: int | None, total: str) -> str:
 def attention_strip(weights: Tensor | ArrayLike, labels: Iterable[str], *, query: int = -1) -> View:
     """The text as one head sees it from one token: the darker, the more weight a token gets.
 
-    weights: shape (tokens, tokens), one head's, as in `llmviz.attentions(…).tensor[layer, head]`,
-        from 0 to 1. A row adds up to 1, or to less in a model with attention sinks (gpt-oss).
-    query: the number of the token that looks; it is framed, and those after it are grey. The
-        weight of a token stands in its tooltip, and under it from 1 % on.
-    Raises TypeError or ValueError for other shapes and values.
+    Parameters
+    ----------
+    weights : Tensor | ArrayLike
+        Shape (tokens, tokens), one head's, as in `llmviz.attentions(…).tensor[layer, head]`, from 0
+        to 1. A row adds up to 1, or to less in a model with attention sinks (gpt-oss).
+    labels : Iterable[str]
+        A readable text per token.
+    query : int
+        The number of the token that looks; it is framed, and those after it are grey. The weight of
+        a token stands in its tooltip, and under it from 1 % on.
+
+    Returns
+    -------
+    View
+        What a notebook shows.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For other shapes and values.
     """
     weights = arguments.tensor("weights", weights, "tokens", "tokens", low=0.0, high=1.001)
     labels = arguments.labels("labels", labels, len(weights), "weights")
@@ -185,9 +229,23 @@ def lens_grid(lens: pd.DataFrame, *, every: int = 1) -> View:
     """A logit lens as a grid: a row per layer, the last on top, a column per token of the text.
 
     In each cell stands the token that comes next by that layer; the darker, the more probable.
-    lens: the Table that `llmviz.logit_lens` returns.
-    every: show only the last layer and each so-many-th below it.
-    Raises TypeError or ValueError for another table, or one with holes.
+
+    Parameters
+    ----------
+    lens : pd.DataFrame
+        The Table that `llmviz.logit_lens` returns.
+    every : int
+        Show only the last layer and each so-many-th below it.
+
+    Returns
+    -------
+    View
+        What a notebook shows.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For another table, or one with holes.
     """
     every = arguments.whole("every", every)
     layers, read = _by_layer(lens)

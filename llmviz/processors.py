@@ -43,10 +43,24 @@ if TYPE_CHECKING:
 def guidance_scale(scores: Tensor, guidance_scale: float, unconditional_logits: Tensor) -> Tensor:
     """Classifier-free guidance: move away from what the model says without the prompt.
 
-    unconditional_logits: of the shape of `scores`: the model's logits after the prompt's last
-        token and the continuation, without the rest of the prompt.
-    Returns u + scale · (s − u), where s and u are the log-probabilities with and without the
-    prompt: above 1 the prompt counts for more, at 0 for nothing.
+    Parameters
+    ----------
+    scores : Tensor
+        Shape (rows, vocabulary).
+    guidance_scale : float
+        Any finite number; 1 is off.
+    unconditional_logits : Tensor
+        Of the shape of `scores`: the model's logits after the prompt's last token and the
+        continuation, without the rest of the prompt.
+
+    Returns
+    -------
+    Tensor
+        u + scale · (s − u), where s and u are the log-probabilities with and without the prompt:
+        above 1 the prompt counts for more, at 0 for nothing.
+
+    Notes
+    -----
     transformers: UnbatchedClassifierFreeGuidanceLogitsProcessor; Sanchez et al., 2023.
     """
     log_probs, without = scores.log_softmax(-1), unconditional_logits.log_softmax(-1)
@@ -59,8 +73,23 @@ def sequence_bias(
 ) -> Tensor:
     """Add each sequence's bias to its last token, where the text so far ends in its other tokens.
 
-    sequence_bias: pairs [token ids, bias], or a dict from tuples of token ids to biases. A bias
-        above 0 makes the sequence more likely, one below 0 less; −inf rules it out.
+    Parameters
+    ----------
+    scores : Tensor
+        Shape (rows, vocabulary).
+    sequence_bias : Mapping[tuple[int, ...], float] | Sequence
+        Pairs [token ids, bias], or a dict from tuples of token ids to biases. A bias above 0 makes
+        the sequence more likely, one below 0 less; −inf rules it out.
+    input_ids : Tensor
+        The text so far, shape (rows, tokens).
+
+    Returns
+    -------
+    Tensor
+        The new scores, shape (rows, vocabulary).
+
+    Notes
+    -----
     transformers: SequenceBiasLogitsProcessor.
     """
     by_length: dict[int, list] = {0: []}  # in the order in which transformers adds them up
@@ -94,7 +123,24 @@ def repetition_penalty(
     Above 1 that makes repetition less likely, below 1 more likely. Prompt and continuation count;
     padding, where `attention_mask` (rows, tokens) is 0, does not. Logits plus a constant are the
     same distribution before, and a different one after.
+
     transformers: RepetitionPenaltyLogitsProcessor; Keskar et al., 2019 (CTRL).
+
+    Parameters
+    ----------
+    scores : Tensor
+        Shape (rows, vocabulary).
+    repetition_penalty : float
+        Above 1 makes repetition less likely, below 1 more likely; 1 is off.
+    input_ids : Tensor
+        The text so far, shape (rows, tokens).
+    attention_mask : Tensor | None
+        Shape (rows, tokens); where it is 0, `input_ids` is padding, which does not count.
+
+    Returns
+    -------
+    Tensor
+        The new scores, shape (rows, vocabulary).
     """
     seen = _counts(input_ids, scores.shape[-1], attention_mask) > 0
     lowered = torch.where(scores < 0, scores * repetition_penalty, scores / repetition_penalty)
@@ -105,8 +151,21 @@ def repetition_penalty(
 def presence_penalty(scores: Tensor, presence_penalty: float, new_tokens: Tensor) -> Tensor:
     """Subtract the penalty once from every token that has been generated, however often.
 
-    `new_tokens`, shape (rows, tokens), is the continuation; the prompt does not count. Not in
-    transformers: the OpenAI API's definition, which vLLM shares.
+    The OpenAI API's definition, which vLLM shares. Not in transformers.
+
+    Parameters
+    ----------
+    scores : Tensor
+        Shape (rows, vocabulary).
+    presence_penalty : float
+        From −2 to 2; 0 is off.
+    new_tokens : Tensor
+        The continuation, shape (rows, tokens); the prompt does not count.
+
+    Returns
+    -------
+    Tensor
+        The new scores, shape (rows, vocabulary).
     """
     seen = _counts(new_tokens, scores.shape[-1]) > 0
     return scores - presence_penalty * seen.to(scores.dtype)
@@ -116,8 +175,21 @@ def presence_penalty(scores: Tensor, presence_penalty: float, new_tokens: Tensor
 def frequency_penalty(scores: Tensor, frequency_penalty: float, new_tokens: Tensor) -> Tensor:
     """Subtract the penalty from a token's score each time it has been generated.
 
-    `new_tokens`, shape (rows, tokens), is the continuation; the prompt does not count. Not in
-    transformers: the OpenAI API's definition, which vLLM shares.
+    The OpenAI API's definition, which vLLM shares. Not in transformers.
+
+    Parameters
+    ----------
+    scores : Tensor
+        Shape (rows, vocabulary).
+    frequency_penalty : float
+        From −2 to 2; 0 is off.
+    new_tokens : Tensor
+        The continuation, shape (rows, tokens); the prompt does not count.
+
+    Returns
+    -------
+    Tensor
+        The new scores, shape (rows, vocabulary).
     """
     return scores - frequency_penalty * _counts(new_tokens, scores.shape[-1]).to(scores.dtype)
 
@@ -126,8 +198,23 @@ def frequency_penalty(scores: Tensor, frequency_penalty: float, new_tokens: Tens
 def no_repeat_ngram_size(scores: Tensor, no_repeat_ngram_size: int, input_ids: Tensor) -> Tensor:
     """Rule out every token that would complete an n-gram which the text so far contains.
 
-    Prompt, continuation and padding count. transformers: NoRepeatNGramLogitsProcessor;
-    Paulus et al., 2017.
+    Prompt, continuation and padding count.
+
+    transformers: NoRepeatNGramLogitsProcessor; Paulus et al., 2017.
+
+    Parameters
+    ----------
+    scores : Tensor
+        Shape (rows, vocabulary).
+    no_repeat_ngram_size : int
+        The length of the n-grams, in tokens; 0 is off.
+    input_ids : Tensor
+        The text so far, shape (rows, tokens).
+
+    Returns
+    -------
+    Tensor
+        The new scores, shape (rows, vocabulary).
     """
     n, length = no_repeat_ngram_size, input_ids.shape[-1]
     if n == 0 or length < n:
@@ -161,8 +248,25 @@ def bad_words_ids(
 ) -> Tensor:
     """Rule out the last token of each bad word where the text so far ends in its other tokens.
 
-    A word that is an eos token and nothing else is left out, as in transformers:
-    NoBadWordsLogitsProcessor.
+    A word that is an eos token and nothing else is left out, as in transformers.
+
+    transformers: NoBadWordsLogitsProcessor.
+
+    Parameters
+    ----------
+    scores : Tensor
+        Shape (rows, vocabulary).
+    bad_words_ids : Sequence[Sequence[int]]
+        Words, each a list of one or more token ids.
+    input_ids : Tensor
+        The text so far, shape (rows, tokens).
+    eos_token_ids : Iterable[int]
+        What ends a text.
+
+    Returns
+    -------
+    Tensor
+        The new scores, shape (rows, vocabulary).
     """
     bias = torch.zeros_like(scores)
     words = [list(word) for word in bad_words_ids if len(word) > 1 or word[0] not in eos_token_ids]
@@ -178,8 +282,23 @@ def min_new_tokens(
 ) -> Tensor:
     """Rule out every eos token until that many tokens have been generated.
 
-    `new_tokens`, shape (rows, tokens), is the continuation.
     transformers: MinNewTokensLengthLogitsProcessor.
+
+    Parameters
+    ----------
+    scores : Tensor
+        Shape (rows, vocabulary).
+    min_new_tokens : int
+        How many tokens to generate at least; 0 is off.
+    new_tokens : Tensor
+        The continuation, shape (rows, tokens); the prompt does not count.
+    eos_token_ids : Iterable[int]
+        What ends a text.
+
+    Returns
+    -------
+    Tensor
+        The new scores, shape (rows, vocabulary).
     """
     if new_tokens.shape[-1] >= min_new_tokens:
         return scores
@@ -195,10 +314,34 @@ def prefix_allowed_tokens_fn(
 ) -> Tensor:
     """Rule out every token that the caller's function does not list for a row.
 
-    It is called with the prompt's number (the row's, divided by `num_beams`) and the row's text
-    so far, shape (tokens,), padding included. Where all that it allows has been ruled out before,
-    for all beams of a prompt, it is forced, with the score 0.
-    Raises ValueError, naming the row, where it allows nothing, or ids outside the vocabulary.
+    It is called with the prompt's number (the row's, divided by `num_beams`) and the row's text so
+    far, shape (tokens,), padding included. Where all that it allows has been ruled out before, for
+    all beams of a prompt, it is forced, with the score 0.
+
+    Parameters
+    ----------
+    scores : Tensor
+        Shape (rows, vocabulary).
+    prefix_allowed_tokens_fn : Callable[[int, Tensor], Sequence[int]]
+        From the prompt's number and the row's text so far, shape (tokens,), to the ids that may
+        follow.
+    input_ids : Tensor
+        The text so far, shape (rows, tokens).
+    num_beams : int
+        How many rows in sequence continue the same prompt.
+
+    Returns
+    -------
+    Tensor
+        The new scores, shape (rows, vocabulary).
+
+    Raises
+    ------
+    ValueError
+        Naming the row, where it allows nothing, or ids outside the vocabulary.
+
+    Notes
+    -----
     transformers: PrefixConstrainedLogitsProcessor; De Cao et al., 2020.
     """
     mask = torch.full_like(scores, -math.inf)
@@ -226,8 +369,23 @@ def forced_eos_token_id(
 ) -> Tensor:
     """Rule out all but this token, or these, where the last token of `max_new_tokens` is chosen.
 
-    `new_tokens`, shape (rows, tokens), is the continuation.
     transformers: ForcedEOSTokenLogitsProcessor.
+
+    Parameters
+    ----------
+    scores : Tensor
+        Shape (rows, vocabulary).
+    forced_eos_token_id : int | Sequence[int]
+        A token id, or several.
+    new_tokens : Tensor
+        The continuation, shape (rows, tokens); the prompt does not count.
+    max_new_tokens : int
+        How long the continuation may become.
+
+    Returns
+    -------
+    Tensor
+        The new scores, shape (rows, vocabulary).
     """
     if new_tokens.shape[-1] != max_new_tokens - 1:
         return scores
@@ -246,8 +404,24 @@ def exponential_decay_length_penalty(
 ) -> Tensor:
     """Raise every eos token's score by |score| · (factor ** n − 1), n tokens after the start.
 
-    exponential_decay_length_penalty: (start, factor), the start counted in generated tokens.
-    `new_tokens`, shape (rows, tokens), is the continuation.
+    Parameters
+    ----------
+    scores : Tensor
+        Shape (rows, vocabulary).
+    exponential_decay_length_penalty : tuple[int, float]
+        (start, factor), the start counted in generated tokens.
+    new_tokens : Tensor
+        The continuation, shape (rows, tokens); the prompt does not count.
+    eos_token_ids : Iterable[int]
+        What ends a text.
+
+    Returns
+    -------
+    Tensor
+        The new scores, shape (rows, vocabulary).
+
+    Notes
+    -----
     transformers: ExponentialDecayLengthPenalty.
     """
     start, factor = exponential_decay_length_penalty
@@ -266,7 +440,22 @@ def exponential_decay_length_penalty(
 
 @processor
 def suppress_tokens(scores: Tensor, suppress_tokens: Sequence[int]) -> Tensor:
-    """Rule out these tokens, always. transformers: SuppressTokensLogitsProcessor."""
+    """Rule out these tokens, always.
+
+    transformers: SuppressTokensLogitsProcessor.
+
+    Parameters
+    ----------
+    scores : Tensor
+        Shape (rows, vocabulary).
+    suppress_tokens : Sequence[int]
+        Token ids.
+
+    Returns
+    -------
+    Tensor
+        The new scores, shape (rows, vocabulary).
+    """
     return _without(scores, suppress_tokens)
 
 
@@ -274,9 +463,23 @@ def suppress_tokens(scores: Tensor, suppress_tokens: Sequence[int]) -> Tensor:
 def begin_suppress_tokens(
     scores: Tensor, begin_suppress_tokens: Sequence[int], new_tokens: Tensor
 ) -> Tensor:
-    """Rule out these tokens as the first of the continuation, `new_tokens` (rows, tokens).
+    """Rule out these tokens as the first of the continuation.
 
     transformers: SuppressTokensAtBeginLogitsProcessor.
+
+    Parameters
+    ----------
+    scores : Tensor
+        Shape (rows, vocabulary).
+    begin_suppress_tokens : Sequence[int]
+        Token ids.
+    new_tokens : Tensor
+        The continuation, shape (rows, tokens); the prompt does not count.
+
+    Returns
+    -------
+    Tensor
+        The new scores, shape (rows, vocabulary).
     """
     return scores if new_tokens.shape[-1] else _without(scores, begin_suppress_tokens)
 
@@ -295,6 +498,20 @@ def logits_processor(
 
     Any LogitsProcessor or LogitsProcessorList of transformers will do. One of a class that a
     setting switches on as well works besides it, where in transformers it takes its place.
+
+    Parameters
+    ----------
+    scores : Tensor
+        Shape (rows, vocabulary).
+    logits_processor : Callable | Sequence[Callable]
+        A function that takes (input_ids, scores), or several in order.
+    input_ids : Tensor
+        The text so far, shape (rows, tokens).
+
+    Returns
+    -------
+    Tensor
+        The new scores, shape (rows, vocabulary).
     """
     listed = isinstance(logits_processor, (list, tuple))
     for function in logits_processor if listed else [logits_processor]:
@@ -317,6 +534,18 @@ def temperature(scores: Tensor, temperature: float) -> Tensor:
     """Divide by the temperature: below 1 sharpens the distribution, above 1 flattens it.
 
     transformers: TemperatureLogitsWarper.
+
+    Parameters
+    ----------
+    scores : Tensor
+        Shape (rows, vocabulary).
+    temperature : float
+        Above 0; 1 is off.
+
+    Returns
+    -------
+    Tensor
+        The new scores, shape (rows, vocabulary).
     """
     return scores / temperature
 
@@ -328,8 +557,21 @@ def top_h(scores: Tensor, top_h: float) -> Tensor:
     With the probabilities p of the 100 most likely tokens alone, which add up to 1, the tokens stay
     from the first down while the sum of their −p log p is at most `top_h` times that of all 100.
     The first stays in any case; what is not among the 100 goes, whatever the setting.
-    transformers: TopHLogitsWarper, to the letter of its code. Its docstring, and Potraghloo et
-    al., 2025, bound the entropy of the *selected* distribution, renormalised; its code does not.
+
+    transformers: TopHLogitsWarper, to the letter of its code. Its docstring, and Potraghloo et al.,
+    2025, bound the entropy of the *selected* distribution, renormalised; its code does not.
+
+    Parameters
+    ----------
+    scores : Tensor
+        Shape (rows, vocabulary).
+    top_h : float
+        The share of the entropy, above 0 and at most 1.
+
+    Returns
+    -------
+    Tensor
+        The new scores, shape (rows, vocabulary).
     """
     highest, ids = scores.topk(min(100, scores.shape[-1]))
     distribution = Categorical(logits=highest, validate_args=False)
@@ -345,7 +587,23 @@ def top_h(scores: Tensor, top_h: float) -> Tensor:
 def top_k(scores: Tensor, top_k: int, min_tokens_to_keep: int = 1) -> Tensor:
     """Keep the k highest scores of a row, and whatever ties with the k-th.
 
-    The survivors keep their proportions. transformers: TopKLogitsWarper; Fan et al., 2018.
+    The survivors keep their proportions.
+
+    transformers: TopKLogitsWarper; Fan et al., 2018.
+
+    Parameters
+    ----------
+    scores : Tensor
+        Shape (rows, vocabulary).
+    top_k : int
+        How many tokens to keep; 0 is off.
+    min_tokens_to_keep : int
+        How many tokens stay in any case.
+
+    Returns
+    -------
+    Tensor
+        The new scores, shape (rows, vocabulary).
     """
     if top_k == 0:
         return scores
@@ -356,8 +614,24 @@ def top_k(scores: Tensor, top_k: int, min_tokens_to_keep: int = 1) -> Tensor:
 def top_p(scores: Tensor, top_p: float, min_tokens_to_keep: int = 1) -> Tensor:
     """Keep the fewest most likely tokens whose probabilities add up to p (the nucleus).
 
-    The token that crosses p is kept. From the least likely up, a token goes while the sum so far
-    is at most 1 − p. transformers: TopPLogitsWarper; Holtzman et al., 2019.
+    The token that crosses p is kept. From the least likely up, a token goes while the sum so far is
+    at most 1 − p.
+
+    transformers: TopPLogitsWarper; Holtzman et al., 2019.
+
+    Parameters
+    ----------
+    scores : Tensor
+        Shape (rows, vocabulary).
+    top_p : float
+        The share of the probability, above 0 and at most 1; 1 is off.
+    min_tokens_to_keep : int
+        How many tokens stay in any case.
+
+    Returns
+    -------
+    Tensor
+        The new scores, shape (rows, vocabulary).
     """
     ascending, order = scores.sort(descending=False)
     goes = ascending.softmax(-1).cumsum(-1) <= 1 - top_p
@@ -370,6 +644,20 @@ def min_p(scores: Tensor, min_p: float, min_tokens_to_keep: int = 1) -> Tensor:
     """Keep tokens at least `min_p` times as likely as the most likely one.
 
     transformers: MinPLogitsWarper; Nguyen et al., 2024.
+
+    Parameters
+    ----------
+    scores : Tensor
+        Shape (rows, vocabulary).
+    min_p : float
+        From 0 to 1; 0 is off.
+    min_tokens_to_keep : int
+        How many tokens stay in any case.
+
+    Returns
+    -------
+    Tensor
+        The new scores, shape (rows, vocabulary).
     """
     probabilities = scores.softmax(-1)
     goes = probabilities < min_p * probabilities.amax(-1, keepdim=True)
@@ -381,9 +669,24 @@ def min_p(scores: Tensor, min_p: float, min_tokens_to_keep: int = 1) -> Tensor:
 def typical_p(scores: Tensor, typical_p: float, min_tokens_to_keep: int = 1) -> Tensor:
     """Keep the tokens whose surprisal is closest to the entropy, until they add up to p or more.
 
-    The token that crosses p is kept, with whatever is as close. The most likely token itself
-    can go, where it says far less than is expected. `min_tokens_to_keep` are the most typical ones.
+    The token that crosses p is kept, with whatever is as close. The most likely token itself can
+    go, where it says far less than is expected. `min_tokens_to_keep` are the most typical ones.
+
     transformers: TypicalLogitsWarper; Meister et al., 2022.
+
+    Parameters
+    ----------
+    scores : Tensor
+        Shape (rows, vocabulary).
+    typical_p : float
+        The share of the probability, above 0 and at most 1; 1 is off.
+    min_tokens_to_keep : int
+        How many tokens stay in any case.
+
+    Returns
+    -------
+    Tensor
+        The new scores, shape (rows, vocabulary).
     """
     log_probs = scores.log_softmax(-1)
     entropy = -(log_probs * log_probs.exp()).nansum(-1, keepdim=True)  # 0 · −inf counts 0
@@ -400,6 +703,20 @@ def epsilon_cutoff(scores: Tensor, epsilon_cutoff: float, min_tokens_to_keep: in
     """Keep tokens with a probability of epsilon or more.
 
     transformers: EpsilonLogitsWarper; Hewitt et al., 2022.
+
+    Parameters
+    ----------
+    scores : Tensor
+        Shape (rows, vocabulary).
+    epsilon_cutoff : float
+        A probability, from 0 to below 1; 0 is off.
+    min_tokens_to_keep : int
+        How many tokens stay in any case.
+
+    Returns
+    -------
+    Tensor
+        The new scores, shape (rows, vocabulary).
     """
     goes = (scores.softmax(-1) < epsilon_cutoff) & _below_top(scores, min_tokens_to_keep)
     return scores.masked_fill(goes, -math.inf)
@@ -410,7 +727,22 @@ def eta_cutoff(scores: Tensor, eta_cutoff: float, min_tokens_to_keep: int = 1) -
     """Keep tokens with a probability of eta or more, which is lower where entropy is high.
 
     With ε for the setting, eta = min(ε, √ε · exp(−entropy in nats)).
+
     transformers: EtaLogitsWarper; Hewitt et al., 2022.
+
+    Parameters
+    ----------
+    scores : Tensor
+        Shape (rows, vocabulary).
+    eta_cutoff : float
+        The setting ε, from 0 to below 1; 0 is off.
+    min_tokens_to_keep : int
+        How many tokens stay in any case.
+
+    Returns
+    -------
+    Tensor
+        The new scores, shape (rows, vocabulary).
     """
     epsilon = torch.tensor(eta_cutoff, device=scores.device)
     entropy = Categorical(logits=scores, validate_args=False).entropy()
@@ -440,18 +772,39 @@ def stages(
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield (name, scores) after each processor that is switched on, in transformers' order.
 
-    input_ids: the text so far, shape (rows, tokens); only the sampling settings do without it.
-    attention_mask: where it is 0, `input_ids` is padding, which no repetition penalty counts.
-    prompt_length: how many tokens of it, padding included, are the prompt.
-    max_new_tokens: how long the continuation may become; `forced_eos_token_id` needs it.
-    eos_token_ids: what ends a text.
-    num_beams: how many rows in sequence continue the same prompt.
-    min_tokens_to_keep: how many tokens each cut-off spares at least: by default 1, or under beams
-        one more than there are eos ids, and 2 or more, so that a beam can go on.
-    unconditional_logits: what `guidance_scale` moves away from, of the shape of `scores`.
-    do_sample: whether the temperature and the cut-offs work, as in `generate`.
-    settings: those of `DEFAULTS`, by name; what is not given is off.
+    Parameters
+    ----------
+    scores : Tensor
+        Shape (rows, vocabulary).
+    input_ids : Tensor | None
+        The text so far, shape (rows, tokens); only the sampling settings do without it.
+    attention_mask : Tensor | None
+        Where it is 0, `input_ids` is padding, which no repetition penalty counts.
+    prompt_length : int
+        How many tokens of it, padding included, are the prompt.
+    max_new_tokens : int | None
+        How long the continuation may become; `forced_eos_token_id` needs it.
+    eos_token_ids : Iterable[int]
+        What ends a text.
+    num_beams : int
+        How many rows in sequence continue the same prompt.
+    min_tokens_to_keep : int | None
+        How many tokens each cut-off spares at least: by default 1, or under beams one more than
+        there are eos ids, and 2 or more, so that a beam can go on.
+    unconditional_logits : Tensor | None
+        What `guidance_scale` moves away from, of the shape of `scores`.
+    do_sample : bool
+        Whether the temperature and the cut-offs work, as in `generate`.
+    **settings : Settings
+        Those of `DEFAULTS`, by name; what is not given is off.
 
+    Returns
+    -------
+    Iterator[tuple[str, Tensor]]
+        Pairs of a processor's name and the scores after it.
+
+    Notes
+    -----
     presence_penalty and frequency_penalty, which transformers does not have, follow
     repetition_penalty. Raises TypeError for an unknown setting, ValueError for a value out of
     bounds.
@@ -508,9 +861,28 @@ def process(
 ) -> Tensor:
     """`scores` after all the processors of `stages`, which takes the same arguments.
 
-    Raises ValueError where a row is left without a finite highest score: NaN, +inf, or all −inf.
-    Under beams, one beam of a prompt may be all −inf. Scores that come in so raise too, unless a
-    `logits_processor` of the caller's mends them.
+    Parameters
+    ----------
+    scores : Tensor
+        Shape (rows, vocabulary).
+    input_ids : Tensor | None
+        As in `stages`.
+    num_beams : int
+        As in `stages`.
+    **context : Context
+        As in `stages`.
+
+    Returns
+    -------
+    Tensor
+        The new scores, shape (rows, vocabulary).
+
+    Raises
+    ------
+    ValueError
+        Where a row is left without a finite highest score: NaN, +inf, or all −inf. Under beams, one
+        beam of a prompt may be all −inf. Scores that come in so raise too, unless a
+        `logits_processor` of the caller's mends them.
     """
     processed = scores
     for _, after in stages(scores, input_ids, num_beams=num_beams, **context):

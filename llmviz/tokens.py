@@ -24,8 +24,18 @@ VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"}
 def readable(text: str) -> str:
     """Make white space and control characters in `text` visible.
 
-    A space becomes ␣, a newline ↵, a tab ⇥, a carriage return ␍; any other character that
-    cannot be printed is written as its code point, such as ⟨U+200B⟩.
+    A space becomes ␣, a newline ↵, a tab ⇥, a carriage return ␍; any other character that cannot be
+    printed is written as its code point, such as ⟨U+200B⟩.
+
+    Parameters
+    ----------
+    text : str
+        Any text.
+
+    Returns
+    -------
+    str
+        The text in which all of it is seen.
     """
     if not isinstance(text, str):
         raise TypeError(f"text must be a string, not {arguments.shown(text)}")
@@ -51,8 +61,20 @@ def _steers(character: str) -> bool:
 def token_label(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
     """The readable form of one token, such as `␣cute`: what it adds within a text.
 
-    A token that holds only a part of a character is shown by its bytes, such as ⟨F0 9F⟩; an
-    empty one, or an id without a token, by its number, such as ⟨49153⟩.
+    A token that holds only a part of a character is shown by its bytes, such as ⟨F0 9F⟩; an empty
+    one, or an id without a token, by its number, such as ⟨49153⟩.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+        The model's tokenizer.
+    token_id : int
+        The token's id.
+
+    Returns
+    -------
+    str
+        The token's readable form.
     """
     return token_labels(tokenizer, [token_id])[0]
 
@@ -60,7 +82,20 @@ def token_label(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
 def token_labels(
     tokenizer: PreTrainedTokenizerBase, token_ids: Tensor | Iterable[int]
 ) -> list[str]:
-    """`token_label` of every id in `token_ids` (a list, or a tensor of any shape)."""
+    """`token_label` of every id in `token_ids` (a list, or a tensor of any shape).
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+        The model's tokenizer.
+    token_ids : Tensor | Iterable[int]
+        Ids in any order; a tensor may have any shape.
+
+    Returns
+    -------
+    list[str]
+        A readable form per id.
+    """
     check_tokenizer(tokenizer)
     try:
         ids = token_ids.flatten().tolist() if hasattr(token_ids, "flatten") else [*token_ids]
@@ -122,8 +157,26 @@ def token_id_of(
 ) -> int:
     """The id of `token`: an id already, or a text of one token, where ␣ and ↵ are what they show.
 
-    Raises ValueError that names `name` for a text of more tokens or none, and for an id outside
-    the vocabulary.
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+        The model's tokenizer.
+    token : str | int
+        A text that is one token, or an id.
+    vocab_size : int
+        How many tokens the model has an embedding for.
+    name : str
+        What errors call the argument.
+
+    Returns
+    -------
+    int
+        The id.
+
+    Raises
+    ------
+    ValueError
+        Names `name`, for a text of more tokens or none, and for an id outside the vocabulary.
     """
     check_tokenizer(tokenizer)
     if isinstance(token, str):
@@ -150,8 +203,24 @@ def token_id_of(
 def token_table(tokenizer: PreTrainedTokenizerBase, text: str) -> Table:
     """How `text` is cut into tokens: a Table with a row per token.
 
-    Columns: position, token_id, token (readable), piece (as the vocabulary spells it), special.
-    Raises TypeError for anything but a string, ValueError for an empty one.
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+        The model's tokenizer.
+    text : str
+        The text to cut.
+
+    Returns
+    -------
+    Table
+        Columns: position, token_id, token (readable), piece (as the vocabulary spells it), special.
+
+    Raises
+    ------
+    TypeError
+        For anything but a string.
+    ValueError
+        For an empty one.
     """
     from .tables import Table
 
@@ -179,12 +248,36 @@ def encode(
 ) -> tuple[Tensor, Tensor]:
     """Tokenise one prompt or a list of them.
 
-    Shorter prompts of a list are padded on the left, so that every row ends in its last real
-    token. With `add_special_tokens` the tokenizer may put a bos token in front, which a text that
-    a chat template wrote already has. `vocab_size` is the number of tokens that the model knows.
-    Returns `input_ids` and `attention_mask`, int64 tensors of shape (prompts, tokens).
-    Raises TypeError or ValueError that names `name` for a prompt that is not text, that has no
-    tokens, or one that the model has no embedding for.
+    Shorter prompts of a list are padded on the left, so that every row ends in its last real token.
+    With `add_special_tokens` the tokenizer may put a bos token in front, which a text that a chat
+    template wrote already has. `vocab_size` is the number of tokens that the model knows.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+        The model's tokenizer.
+    prompt : str | list[str]
+        A text, or a list of texts.
+    pad_token_id : int
+        The id that fills up shorter prompts.
+    name : str
+        What errors call the argument.
+    add_special_tokens : bool
+        Whether the tokenizer may put a bos token in front; False for a text that a chat template
+        wrote, which begins with its own.
+    vocab_size : int | None
+        How many tokens the model has an embedding for.
+
+    Returns
+    -------
+    tuple[Tensor, Tensor]
+        `input_ids` and `attention_mask`, int64 tensors of shape (prompts, tokens).
+
+    Raises
+    ------
+    TypeError, ValueError
+        Names `name`, for a prompt that is not text, that has no tokens, or one that the model
+        has no embedding for.
     """
     import torch
 

@@ -94,37 +94,117 @@ def generate(
     penalties, forced and suppressed tokens, beams, the settings of sampling. A warning, once per
     model, names what a model brings and how to pass it on (`decoding.brought`).
 
-    prompt: a text, or a list of texts, which are run as one batch padded on the left.
-    seed: draws come from a CPU generator with this seed, and equal those of
-        `torch.manual_seed(seed); model.generate(do_sample=True, …)` on the CPU; None draws from
-        torch's global CPU generator.
-    num_return_sequences: continuations for each prompt; more than one needs `do_sample=True`, or
-        as many beams.
-    stop_strings: texts end where one of these has appeared; an empty list stands for none.
-    cache_implementation: "static" is the fast way on a GPU: a KV cache of a fixed length, for which
-        the model is compiled to one CUDA graph (`prefix.StaticPrefix`). The first run of a batch
-        size takes a minute longer. For greedy search and sampling; the tokens are the same, up to
-        the rounding of kernels that compute in another order.
-    top_logprobs: how many of the most likely tokens to record at each step.
-    add_special_tokens: whether the tokenizer may put a bos token in front; False for a prompt that
-        a chat template wrote, which begins with its own.
+    One strategy runs: the one that an argument below names, or else `sample` where `do_sample`, or
+    else `greedy_search`. The processors (`llmviz.processors`) work in every strategy; temperature
+    and the cut-offs, from top_k to top_h, need `do_sample=True`.
 
-    Which strategy runs depends on the arguments, one at most of the following:
-    num_beams: above 1, `beam_search`, to which `length_penalty`, `early_stopping`,
-        `num_beam_groups` and `diversity_penalty` belong.
-    penalty_alpha: `contrastive_search` among the `top_k` most likely.
-    dola_layers: `dola`.
-    assistant_model, prompt_lookup_num_tokens: `assisted_search`, which proposes
-        `num_assistant_tokens` at a time.
-    None of them: `sample` where `do_sample`, or else `greedy_search`.
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A causal language model of transformers, as `load` returns it.
+    tokenizer : PreTrainedTokenizerBase
+        The model's tokenizer.
+    prompt : str | Sequence[str]
+        A text, or a list of texts, which are run as one batch padded on the left.
+    max_new_tokens : int
+        How many tokens to generate at most.
+    do_sample : bool
+        Whether to draw each token, as `sample` does.
+    num_beams : int
+        Above 1, `beam_search` runs, to which `length_penalty`, `early_stopping`, `num_beam_groups`
+        and `diversity_penalty` belong.
+    seed : int | None
+        Draws come from a CPU generator with this seed, and equal those of `torch.manual_seed(seed);
+        model.generate(do_sample=True, …)` on the CPU; None draws from torch's global CPU generator.
+    temperature : float
+        Divides the scores; below 1 sharpens the distribution.
+    top_k : int
+        Keeps the k most likely tokens; 0 is off.
+    top_p : float
+        Keeps the fewest most likely tokens that have this probability together; 1 is off.
+    min_p : float
+        Keeps tokens of at least this share of the highest probability; 0 is off.
+    typical_p : float
+        Keeps the most typical tokens that have this probability together; 1 is off.
+    epsilon_cutoff : float
+        Keeps tokens of at least this probability; 0 is off.
+    eta_cutoff : float
+        The same, lowered where the entropy is high; 0 is off.
+    top_h : float | None
+        Keeps the most likely tokens that have this share of the entropy.
+    guidance_scale : float
+        Above 1 the prompt counts for more; the text without it costs a second pass per step
+        (`decoding.guidance`).
+    sequence_bias : Mapping[tuple[int, ...], float] | Sequence | None
+        What to add to the score of a token that completes a sequence.
+    repetition_penalty : float
+        Divides the scores of tokens that the text holds; 1 is off.
+    presence_penalty : float
+        What a generated token loses once.
+    frequency_penalty : float
+        What a generated token loses each time.
+    no_repeat_ngram_size : int
+        The length of the n-grams that may stand in the text only once; 0 is off.
+    bad_words_ids : Sequence[Sequence[int]] | None
+        Words, as lists of ids, that never appear.
+    suppress_tokens : Sequence[int] | None
+        Ids that never appear.
+    begin_suppress_tokens : Sequence[int] | None
+        Ids that do not come first.
+    forced_eos_token_id : int | Sequence[int] | None
+        An id, or several, for the last of `max_new_tokens`.
+    exponential_decay_length_penalty : tuple[int, float] | None
+        (start, factor): eos becomes more likely from so many new tokens on.
+    prefix_allowed_tokens_fn : Callable[[int, Tensor], Sequence[int]] | None
+        From the prompt's number and the text so far to the ids that may follow.
+    logits_processor : Callable | Sequence[Callable] | None
+        Functions from (input_ids, scores) to scores, such as those of transformers.
+    min_new_tokens : int
+        No text ends before it has so many new tokens.
+    stop_strings : str | Sequence[str] | None
+        Texts end where one of these has appeared; an empty list stands for none.
+    length_penalty : float
+        The power of the length by which a hypothesis's sum is divided.
+    early_stopping : bool | str
+        True, False or "never": when a beam search has seen enough.
+    num_beam_groups : int
+        How many groups the beams form.
+    diversity_penalty : float
+        What a token loses for each beam of an earlier group that chose it.
+    penalty_alpha : float | None
+        With a number, `contrastive_search` among the `top_k` most likely runs.
+    dola_layers : str | Sequence[int] | None
+        With "high", "low" or a list of layers, `dola` runs.
+    assistant_model : PreTrainedModel | None
+        With a smaller model, `assisted_search` runs, and that model proposes tokens.
+    prompt_lookup_num_tokens : int | None
+        With a number, `assisted_search` runs, and proposes so many tokens that stood in the text
+        before.
+    num_assistant_tokens : int
+        How many tokens `assistant_model` proposes at a time.
+    num_return_sequences : int
+        Continuations for each prompt; more than one needs `do_sample=True`, or as many beams.
+    cache_implementation : str | None
+        "static" is the fast way on a GPU: a KV cache of a fixed length, for which the model is
+        compiled to one CUDA graph (`prefix.StaticPrefix`). The first run of a batch size takes a
+        minute longer. For greedy search and sampling; the tokens are the same, up to the rounding
+        of kernels that compute in another order.
+    top_logprobs : int
+        How many of the most likely tokens to record at each step.
+    add_special_tokens : bool
+        Whether the tokenizer may put a bos token in front; False for a prompt that a chat template
+        wrote, which begins with its own.
 
-    The other arguments are processors (`llmviz.processors`) and work in every strategy; temperature
-    and the cut-offs, from top_k to top_h, need `do_sample=True`. `guidance_scale` compares with the
-    text without its prompt, which costs a second pass per step (`decoding.guidance`).
+    Returns
+    -------
+    Trace
+        The record of the run, with its texts.
 
-    Raises TypeError or ValueError, before the model runs, for an argument that is out of bounds,
-    for two that contradict each other, or for a prompt that with `max_new_tokens` would not fit
-    into the model's context.
+    Raises
+    ------
+    TypeError, ValueError
+        Before the model runs, for an argument that is out of bounds, for two that contradict each
+        other, or for a prompt that with `max_new_tokens` would not fit into the model's context.
     """
     given = {k: v for k, v in locals().items() if k not in ("model", "tokenizer", "prompt")}
     return planned(model, tokenizer, prompt, **given)()

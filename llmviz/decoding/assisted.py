@@ -44,27 +44,59 @@ def assisted_search(
 ) -> Trace:
     """Greedy search or sampling, with tokens proposed by a draft and judged by the model.
 
-    Each round proposes some tokens, shows them to the model in one pass, keeps them up to the
-    first that it refuses, and puts the model's own token after them: a round gives at least one
-    token. `Trace.drafts` tells, for each round, what was proposed, accepted and put in its place.
+    Each round proposes some tokens, shows them to the model in one pass, keeps them up to the first
+    that it refuses, and puts the model's own token after them: a round gives at least one token.
+    `Trace.drafts` tells, for each round, what was proposed, accepted and put in its place.
 
-    assistant_model: a smaller model with the same vocabulary, which proposes
-        `num_assistant_tokens` per round; or
-    prompt_lookup_num_tokens: propose up to so many tokens by looking up how the text went on
-        where its last two tokens, or its last one, stood before (Saxena, 2023).
-    do_sample, seed: sample, with proposals drawn from the draft model. The tokens follow the
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A causal language model of transformers, as `load` returns it.
+    input_ids : Tensor
+        The prompt, shape (1, tokens).
+    attention_mask : Tensor | None
+        Of the same shape: 0 where `input_ids` is padding, else 1; all 1 unless given.
+    assistant_model : PreTrainedModel | None
+        A smaller model with the same vocabulary, which proposes the tokens.
+    prompt_lookup_num_tokens : int | None
+        Propose up to so many tokens by looking up how the text went on where its last two tokens,
+        or its last one, stood before (Saxena, 2023).
+    num_assistant_tokens : int
+        How many tokens the draft model proposes per round.
+    max_new_tokens : int
+        How many tokens to generate at most.
+    do_sample : bool
+        Whether to draw, with proposals drawn from the draft model. The tokens follow the
         distribution that `sample` draws from, but are not its very tokens for the same seed.
+    seed : int | None
+        Of the draws, as in `sample`.
+    top_logprobs : int
+        How many of the most likely tokens to record at each step.
+    stop : Callable[[Tensor], Tensor] | None
+        From the text so far, shape (rows, tokens), to a bool tensor (rows,): which rows are to end.
+    **settings : Settings
+        For `processors.process`.
 
-    `input_ids` has one row; `attention_mask`, `stop` and `settings` as in `greedy_search`; the
-    processors work on the scores of both models. Leviathan et al., 2023, "Fast Inference from
+    Returns
+    -------
+    Trace
+        The record of the run, without texts.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Before any pass, for an argument that is out of bounds, more than one row, a draft model
+        with another vocabulary or too short a context, and a model whose cache cannot take tokens
+        back.
+
+    Notes
+    -----
+    The processors work on the scores of both models. Leviathan et al., 2023, "Fast Inference from
     Transformers via Speculative Decoding". transformers: AssistedCandidateGenerator, with a
     constant number of tokens per round, and PromptLookupCandidateGenerator. One difference is
     meant: `stop` ends the text at the very token, as in `greedy_search`; transformers looks for
     stop strings once per round, and keeps what the round accepted after them. Greedy search
     compares what is proposed with the most likely token, and draws nothing.
-    Raises TypeError or ValueError, before any pass, for an argument that is out of bounds, more
-    than one row, a draft model with another vocabulary or too short a context, and a model whose
-    cache cannot take tokens back.
     """
     sources = _check(
         model, input_ids, assistant_model, prompt_lookup_num_tokens, num_assistant_tokens

@@ -56,28 +56,62 @@ def beam_search(
 ) -> Trace:
     """Keep the `num_beams` best hypotheses running, and return the best that finished.
 
-    input_ids, attention_mask: shape (prompts, tokens), padded on the left.
-    num_return_sequences: how many of a prompt's finished hypotheses to return, the best first.
-    length_penalty: a finished hypothesis scores its sum of log-probabilities divided by
-        length ** length_penalty. The sum is negative, so a higher penalty favours *long* ones.
-    early_stopping: True stops when `num_beams` have finished; False when, besides, the best
-        running one would not beat the worst of them if it ended now; "never" when it would not
-        even at the full length (for a length_penalty above 0).
-    do_sample: draw each step's candidates without replacement, from the softmax of their totals
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A causal language model of transformers, as `load` returns it.
+    input_ids : Tensor
+        The prompts, shape (prompts, tokens), padded on the left.
+    attention_mask : Tensor | None
+        Shape (prompts, tokens), padded on the left.
+    num_beams : int
+        How many hypotheses to keep running.
+    max_new_tokens : int
+        How many tokens to generate at most.
+    num_return_sequences : int
+        How many of a prompt's finished hypotheses to return, the best first.
+    length_penalty : float
+        A finished hypothesis scores its sum of log-probabilities divided by length **
+        length_penalty. The sum is negative, so a higher penalty favours *long* ones.
+    early_stopping : bool | str
+        True stops when `num_beams` have finished; False when, besides, the best running one would
+        not beat the worst of them if it ended now; "never" when it would not even at the full
+        length (for a length_penalty above 0).
+    do_sample : bool
+        Draw each step's candidates without replacement, from the softmax of their totals
         (beam-sample), on a CPU generator with `seed`.
-    num_beam_groups, diversity_penalty: diverse beam search (Vijayakumar et al., 2016), which has
-        left transformers' core. The beams form groups that choose one after the other; a token's
-        score is lowered by the penalty for each beam of an earlier group that goes on with it in
-        the same step. What was subtracted stays in the total.
-    stop: from input_ids (rows, tokens) to a bool tensor (rows,): which of these texts end here.
-    settings: for `processors.process`, which under beams gets log-probabilities, not logits.
+    seed : int | None
+        Of the draws, which are made on the CPU; None takes torch's global generator.
+    num_beam_groups : int
+        Diverse beam search (Vijayakumar et al., 2016), which has left transformers' core: the beams
+        form so many groups, which choose one after the other.
+    diversity_penalty : float
+        What a token's score loses for each beam of an earlier group that goes on with it in the
+        same step. What was subtracted stays in the total.
+    stop : Callable[[Tensor], Tensor] | None
+        From the text so far, shape (rows, tokens), to a bool tensor (rows,): which rows are to end.
+    top_logprobs : int
+        How many of the most likely tokens to record at each step.
+    **settings : Settings
+        For `processors.process`, which under beams gets log-probabilities, not logits.
 
+    Returns
+    -------
+    Trace
+        The record of the run, without texts.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Before the model runs, for an argument that is out of bounds, and for a text that with
+        `max_new_tokens` would not fit into the model's context.
+
+    Notes
+    -----
     The trace has `sequences_scores`, and in `beams` every candidate of every step with its fate.
     Where a vocabulary or a constraint leaves fewer hypotheses than beams, the places of the others
     are filled, as in transformers, with texts of a score around −10⁹ or −∞: these are returned if
     so many are asked for, and are no candidates.
-    Raises TypeError or ValueError, before the model runs, for an argument that is out of bounds,
-    and for a text that with `max_new_tokens` would not fit into the model's context.
     """
     asked = check_beams(
         max_new_tokens=max_new_tokens,

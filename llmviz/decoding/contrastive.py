@@ -33,20 +33,49 @@ def contrastive_search(
     stop: Callable[[Tensor], Tensor] | None = None,
     **settings: Unpack[SettingsOfContrast],
 ) -> Trace:
-    """Of the `top_k` most likely tokens, take the one with the highest
-    (1 − α) · probability − α · degeneration penalty, with α = `penalty_alpha`.
+    """Of the `top_k` most likely tokens, take a likely one that repeats the text little.
 
-    The penalty is the highest cosine similarity of the candidate's last hidden state with those
-    of the text so far, so each candidate is shown to the model before one is chosen: all of them
-    at once, as `top_k` rows, which makes a step one pass. α = 0 and `top_k` = 1 are greedy search.
-    A token that a processor ruled out is no candidate. The trace's scores are the contrastive
-    ones, −inf for all tokens but the candidates; nothing is drawn from their softmax.
+    It has the highest (1 − α) · probability − α · degeneration penalty, with α = `penalty_alpha`.
+    The penalty is the highest cosine similarity of the candidate's last hidden state with those of
+    the text so far, so each candidate is shown to the model before one is chosen: all of them at
+    once, as `top_k` rows, which makes a step one pass. α = 0 and `top_k` = 1 are greedy search. A
+    token that a processor ruled out is no candidate. The trace's scores are the contrastive ones,
+    −inf for all tokens but the candidates; nothing is drawn from their softmax.
 
-    `input_ids`, `attention_mask`, `stop` and `settings` as in `greedy_search`.
     Su et al., 2022, "A Contrastive Framework for Neural Text Generation"; the processors work on
     the logits before the candidates are picked, as in transformers, which had it until version 4.
-    Raises ValueError for α outside [0, 1], for `top_k` below 1 or above `MOST_ROWS`, and for hidden
-    states that hold NaN.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A causal language model of transformers, as `load` returns it.
+    input_ids : Tensor
+        The prompts, shape (rows, tokens), padded on the left.
+    attention_mask : Tensor | None
+        Of the same shape: 0 where `input_ids` is padding, else 1; all 1 unless given.
+    penalty_alpha : float
+        The weight α of the penalty, from 0 to 1.
+    top_k : int
+        How many candidates to compare.
+    max_new_tokens : int
+        How many tokens to generate at most.
+    top_logprobs : int
+        How many of the most likely tokens to record at each step.
+    stop : Callable[[Tensor], Tensor] | None
+        From the text so far, shape (rows, tokens), to a bool tensor (rows,): which rows are to end.
+    **settings : SettingsOfContrast
+        For `processors.process`.
+
+    Returns
+    -------
+    Trace
+        The record of the run, without texts.
+
+    Raises
+    ------
+    ValueError
+        For α outside [0, 1], for `top_k` below 1 or above `MOST_ROWS`, and for hidden states that
+        hold NaN.
     """
     penalty_alpha = check_alpha(penalty_alpha)
     top_k = arguments.whole("top_k", top_k, high=MOST_ROWS)
@@ -102,10 +131,20 @@ def check_alpha(penalty_alpha: float) -> float:
 def degeneration_penalty(hidden: Tensor, context: Tensor, mask: Tensor) -> Tensor:
     """How much each candidate repeats: its highest cosine similarity with a token of the text.
 
-    hidden: the candidates' hidden states, shape (rows, candidates, width).
-    context: those of the text, shape (rows, tokens, width); it counts where `mask`, shape
-        (rows, tokens), is not 0.
-    Returns shape (rows, candidates), from −1 to 1.
+    Parameters
+    ----------
+    hidden : Tensor
+        The candidates' hidden states, shape (rows, candidates, width).
+    context : Tensor
+        Those of the text, shape (rows, tokens, width); it counts where `mask`, shape (rows,
+        tokens), is not 0.
+    mask : Tensor
+        0 where the text is padding.
+
+    Returns
+    -------
+    Tensor
+        Shape (rows, candidates), from −1 to 1.
     """
     similarity = normalize(hidden.float(), dim=-1) @ normalize(context.float(), dim=-1).mT
     return similarity.masked_fill(mask[:, None] == 0, -math.inf).amax(-1)

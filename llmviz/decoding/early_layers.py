@@ -40,21 +40,52 @@ def dola(
     Each step, the early layer is the one of `dola_layers` whose prediction is furthest from the
     last layer's (`contrast`); the trace's `premature_layers` name it.
 
-    dola_layers: "high" or "low", every second layer of the upper or lower half of the model (of
-        its last or first 20, where it has more than 40), or a list of layers' numbers: 0 is the
-        embedding, n the output of the n-th layer; the last layer is no candidate. With tied
-        embeddings, where layer 0 predicts little but the token it was given, "low" begins at 2.
-    do_sample, seed: draw from the contrasted scores, as `sample` does.
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A causal language model of transformers, as `load` returns it.
+    input_ids : Tensor
+        The prompts, shape (rows, tokens), padded on the left.
+    attention_mask : Tensor | None
+        Of the same shape: 0 where `input_ids` is padding, else 1; all 1 unless given.
+    dola_layers : str | Sequence[int]
+        "high" or "low", every second layer of the upper or lower half of the model (of its last or
+        first 20, where it has more than 40), or a list of layers' numbers: 0 is the embedding, n
+        the output of the n-th layer; the last layer is no candidate. With tied embeddings, where
+        layer 0 predicts little but the token it was given, "low" begins at 2.
+    max_new_tokens : int
+        How many tokens to generate at most.
+    do_sample : bool
+        Whether to draw from the contrasted scores, as `sample` does.
+    seed : int | None
+        Of the draws, which are made on the CPU; None takes torch's global generator.
+    top_logprobs : int
+        How many of the most likely tokens to record at each step.
+    stop : Callable[[Tensor], Tensor] | None
+        From the text so far, shape (rows, tokens), to a bool tensor (rows,): which rows are to end.
+    **settings : Settings
+        For `processors.process`.
 
-    `input_ids`, `attention_mask`, `stop` and `settings` as in `greedy_search`; the processors work
-    on the contrasted scores. The paper advises repetition_penalty=1.2.
-    Chuang et al., 2023, "DoLa: Decoding by Contrasting Layers Improves Factuality in Large
-    Language Models". Candidates are chosen as in transformers, which had it until version 4. Two
-    things follow the paper, not that code: each row of a batch has its own early layer, and the
-    divergence is Jensen and Shannon's (the code had the arguments of both halves swapped). One
-    follows the logit lens: early layers pass the final norm before the head, as the last one does.
-    Raises ValueError for `dola_layers` that name no layer, or one that the model does not have, and
-    for a model that does not end in layers, norm and head.
+    Returns
+    -------
+    Trace
+        The record of the run, without texts.
+
+    Raises
+    ------
+    ValueError
+        For `dola_layers` that name no layer, or one that the model does not have, and for a model
+        that does not end in layers, norm and head.
+
+    Notes
+    -----
+    The processors work on the contrasted scores. The paper advises repetition_penalty=1.2.
+
+    Chuang et al., 2023, "DoLa: Decoding by Contrasting Layers Improves Factuality in Large Language
+    Models". Candidates are chosen as in transformers, which had it until version 4. Two things
+    follow the paper, not that code: each row of a batch has its own early layer, and the divergence
+    is Jensen and Shannon's (the code had the arguments of both halves swapped). One follows the
+    logit lens: early layers pass the final norm before the head, as the last one does.
     """
     check_model(model)
     head = Head(model)
@@ -98,14 +129,23 @@ def contrast(
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities minus those of the early layer that differs most.
 
-    logits: the last layer's, shape (rows, vocabulary).
-    early_logits: the candidates', shape (rows, layers, vocabulary).
-    allowed: which tokens no rule forbids, of the shape of `logits`; all of them unless given.
-    relative_top: tokens whose probability is below this share of the most likely allowed one's are
-        ruled out: what an early layer thinks nothing of would win for no other reason.
+    Parameters
+    ----------
+    logits : Tensor
+        The last layer's, shape (rows, vocabulary).
+    early_logits : Tensor
+        The candidates', shape (rows, layers, vocabulary).
+    allowed : Tensor | None
+        Which tokens no rule forbids, of the shape of `logits`; all of them unless given.
+    relative_top : float
+        Tokens whose probability is below this share of the most likely allowed one's are ruled out:
+        what an early layer thinks nothing of would win for no other reason.
 
-    Returns the scores, shape (rows, vocabulary), and which of the candidates was taken, shape
-    (rows,): the one with the largest Jensen–Shannon divergence from the last layer.
+    Returns
+    -------
+    tuple[Tensor, Tensor]
+        The scores, shape (rows, vocabulary), and which of the candidates was taken, shape (rows,):
+        the one with the largest Jensen–Shannon divergence from the last layer.
     """
     final, early = logits.log_softmax(-1), early_logits.log_softmax(-1)
     layer = jensen_shannon(final[:, None], early).argmax(-1)

@@ -39,12 +39,35 @@ def greedy_search(
 ) -> Trace:
     """Take the token with the highest score, again and again.
 
-    `input_ids` and `attention_mask` have the shape (rows, tokens), padded on the left; `stop`
-    takes the text so far, of that shape, and returns a bool tensor (rows,): which rows are to end;
-    `settings` go to `processors.process`. `cache_implementation` is None or "static"
-    (`StaticPrefix`).
-    Raises TypeError or ValueError, before the model runs, for an argument that is out of bounds,
-    and for a text that with `max_new_tokens` would not fit into the model's context.
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A causal language model of transformers, as `load` returns it.
+    input_ids : Tensor
+        The prompts, shape (rows, tokens), padded on the left.
+    attention_mask : Tensor | None
+        Of the same shape: 0 where `input_ids` is padding, else 1; all 1 unless given.
+    max_new_tokens : int
+        How many tokens to generate at most.
+    top_logprobs : int
+        How many of the most likely tokens to record at each step.
+    stop : Callable[[Tensor], Tensor] | None
+        From the text so far, shape (rows, tokens), to a bool tensor (rows,): which rows are to end.
+    cache_implementation : str | None
+        None, or "static" (`prefix.StaticPrefix`).
+    **settings : Settings
+        For `processors.process`.
+
+    Returns
+    -------
+    Trace
+        The record of the run, without texts.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Before the model runs, for an argument that is out of bounds, and for a text that with
+        `max_new_tokens` would not fit into the model's context.
     """
     run = Generation(
         model,
@@ -77,8 +100,33 @@ def sample(
 ) -> Trace:
     """Draw each token from the distribution that the processors leave.
 
-    The other arguments as in `greedy_search`. Draws are made on the CPU, so that a seed means the
-    same on every device; without one they come from torch's global generator.
+    Draws are made on the CPU, so that a seed means the same on every device.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A causal language model of transformers, as `load` returns it.
+    input_ids : Tensor
+        The prompts, shape (rows, tokens), padded on the left.
+    attention_mask : Tensor | None
+        Of the same shape: 0 where `input_ids` is padding, else 1; all 1 unless given.
+    max_new_tokens : int
+        How many tokens to generate at most.
+    seed : int | None
+        Of the draws, which are made on the CPU; None takes torch's global generator.
+    top_logprobs : int
+        How many of the most likely tokens to record at each step.
+    stop : Callable[[Tensor], Tensor] | None
+        From the text so far, shape (rows, tokens), to a bool tensor (rows,): which rows are to end.
+    cache_implementation : str | None
+        None, or "static" (`prefix.StaticPrefix`).
+    **settings : Settings
+        For `processors.process`.
+
+    Returns
+    -------
+    Trace
+        The record of the run, without texts.
     """
     _, seed = check_draws(True, seed)
     generator = seeded(seed)

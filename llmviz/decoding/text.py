@@ -41,25 +41,49 @@ def trace_of(
 ) -> Trace:
     """The record that `generate` makes, from the output of transformers' own `generate`.
 
-    output: of `model.generate(…, return_dict_in_generate=True, output_scores=True,
+    Parameters
+    ----------
+    output : ModelOutput | Tensor
+        Of `model.generate(…, return_dict_in_generate=True, output_scores=True,
         output_logits=True)`, with greedy search, sampling or beams. Of a beam search it tells the
         returned sequences, but not the candidates that lost: `Trace.beams` stays None.
-    prompt: the text, or list of texts, that was continued.
-    eos_token_id: what ended a text; the tokenizer's own unless given.
-    pad_token_id: what filled a row of a batch after its end; unless given, what follows an eos, or
-        else the tokenizer's own.
-    stop_strings, stopping_criteria: what else ended a text, as `model.generate` was told.
-    attention_mask: of the prompts, shape (prompts, tokens), as `model.generate` was told. Unless
-        given, a prompt begins where the last columns are its tokens, and else after the pad tokens.
+    tokenizer : PreTrainedTokenizerBase
+        The model's tokenizer.
+    prompt : str | Sequence[str]
+        The text, or list of texts, that was continued.
+    eos_token_id : int | Sequence[int] | None
+        What ended a text; the tokenizer's own unless given.
+    pad_token_id : int | None
+        What filled a row of a batch after its end; unless given, what follows an eos, or else the
+        tokenizer's own.
+    stop_strings : str | Sequence[str] | None
+        What else ended a text, as `model.generate` was told.
+    stopping_criteria : Callable | Sequence[Callable] | None
+        What else ended a text, as `model.generate` was told.
+    attention_mask : Tensor | None
+        Of the prompts, shape (prompts, tokens), as `model.generate` was told. Unless given, a
+        prompt begins where the last columns are its tokens, and else after the pad tokens.
+    top_logprobs : int
+        How many of the most likely tokens to record at each step.
 
+    Returns
+    -------
+    Trace
+        The record.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an argument that does not fit the others, and where `output` lacks one of the three.
+
+    Notes
+    -----
     A batch does not say where its rows ended. With stop strings or criteria they are asked again,
     token by token. Without, a row ends with its first eos, and pad tokens at its end that it would
     hardly have chosen are taken for padding: in greedy search those that did not have the highest
     score. That fails where a row was stopped, and the model has no eos (transformers does not pad
     then), or where an eos that pads might as well have been drawn: pass what stopped it. Not needed
     after beams.
-    Raises TypeError or ValueError for an argument that does not fit the others, and where `output`
-    lacks one of the three.
     """
     _check_output(output)
     arguments.tokenizer("tokenizer", tokenizer)

@@ -488,12 +488,19 @@ const STYLE = `
 .llmviz svg .label { font-family: ui-monospace, monospace; white-space: pre; }
 .llmviz svg .label:is(.pruned, .discarded) { fill: var(--muted); text-decoration: line-through; }
 .llmviz .candidates, .llmviz .candidates + .rows { margin-top: 10px; } .llmviz .candidates [role=columnheader]:last-child { text-align: left; }
+@container (max-width: 520px) { .llmviz .candidates { grid-template-columns: 1.5em 1fr max-content max-content max-content !important; }
+  .llmviz .candidates [role=cell]:last-child { grid-column: 2 / -1; margin-bottom: 6px; }
+  .llmviz .candidates [role=columnheader]:last-child { display: none; } .llmviz canvas { image-rendering: auto; } }
+.llmviz .rows .head.n { white-space: normal; } .llmviz .hypothesis { white-space: pre-wrap; overflow-wrap: anywhere; } .llmviz .rows .words.quiet { font-size: 12px; }
+.llmviz .quiet { color: var(--muted); } .llmviz .rows .words { text-align: left; white-space: normal; }
+.llmviz select { font: inherit; color: inherit; background: var(--paper); border: 1px solid var(--faint); border-radius: 4px; padding: 2px 6px;
+  justify-self: start; min-height: 26px; }
 @container (max-width: 560px) {
   .llmviz .slider { grid-template-columns: 1fr 74px; gap: 0 8px; margin-bottom: 4px; }
   .llmviz .slider label { grid-column: 1 / -1; }
   .llmviz .field { grid-template-columns: 1fr; gap: 2px; }
 }
-@media (pointer: coarse) { .llmviz :is(input, button) { min-height: 40px; } }
+@media (pointer: coarse) { .llmviz :is(input, button, select) { min-height: 40px; } }
 @media print { .llmviz .columns, .llmviz .bar, .llmviz .field { display: none; } }
 `;
 
@@ -996,9 +1003,9 @@ function reason(name, value, before, after, id, times, generated) {
     case "top_p": {
       let sum = 0;
       for (let i = 0; before.row.scores[before.from + i] > was; i++) sum += before.p[i];
-      return `more likely tokens hold ${share(sum)} ${cut ? "≥" : "<"} ${+(100 * value).toPrecision(12)}%`;
+      return `likelier tokens hold ${share(sum)} ${cut ? "≥" : "<"} ${+(100 * value).toPrecision(12)}%`;
     }
-    case "min_p": return `${share(p, 2)} ${cut ? "<" : "≥"} ${value} · ${share(before.p[0], 2)}, of the most likely`;
+    case "min_p": return `${share(p, 2)} ${cut ? "<" : "≥"} ${value} · ${share(before.p[0], 2)}, of the likeliest`;
     case "typical_p": return `surprisal ${(-Math.log2(p)).toFixed(2)}, entropy ${bits(before)} bits: `
       + `${cut ? "not " : ""}among the closest that hold ${+(100 * value).toPrecision(12)}%`;
     case "epsilon_cutoff": return `${share(p, 3)} ${cut ? "<" : "≥"} ${share(value, 3)}`;
@@ -1296,7 +1303,7 @@ class BeamExplorer extends Explorer {
     this.showCandidates(last, now);
     this.none.hidden = finished.length > 0;
     this.done.hidden = !finished.length;
-    grid(this.done, ["", "finished so far", "sum", "length", ""], finished, "2em minmax(80px, 1fr) max-content max-content max-content",
+    grid(this.done, ["", "finished so far", "sum", "length", ""], finished, "1.5em minmax(80px, 1fr) max-content max-content auto",
       ([place, text, sum, length, score], c) => {
         write(place, c === finished[0] ? "▸" : "");
         this.spell(text, c, 20);

@@ -20,11 +20,21 @@ PROBABILITY = LinearSegmentedColormap.from_list("probability", ["#FFFFFF", "#9CC
 def show(ax: Axes, alt: str, title: str | None = None) -> None:
     """Show the figure of `ax` in a notebook, and close it.
 
-    alt: what the figure shows, in words. It is stored beside the picture, for readers and tools
-        that cannot see it, and compared by the notebook tests, which cannot see it either.
-    title: a sentence that says what to see.
-    Raises TypeError or ValueError for an `ax` that is no Axes, and an `alt` or `title` that is no
-    text; the figure is closed then, too.
+    Parameters
+    ----------
+    ax : Axes
+        The Axes whose figure to show.
+    alt : str
+        What the figure shows, in words. It is stored beside the picture, for readers and tools that
+        cannot see it, and compared by the notebook tests, which cannot see it either.
+    title : str | None
+        A sentence that says what to see.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an `ax` that is no Axes, and an `alt` or `title` that is no text; the figure is closed
+        then, too.
     """
     from io import BytesIO
 

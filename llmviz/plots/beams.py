@@ -29,9 +29,27 @@ def plot_beam_tree(
     running sum of scores, a finished one its final score; beyond twelve steps only those that went
     on bear a token, as far as there is room. The best hypothesis has the thick line.
 
-    prompt: its number in a batch. max_steps: how many steps to draw, from the first; all of them,
-        or the first 60 of a longer search, and then the figure says how many are left out.
-    Raises TypeError or ValueError for a trace without beams, and sums that are no numbers.
+    Parameters
+    ----------
+    run : Trace
+        A recorded run, as `generate` returns it.
+    prompt : int
+        Its number in a batch.
+    max_steps : int | None
+        How many steps to draw, from the first; all of them unless given, or the first 60 of a
+        longer search, and then the figure says how many are left out.
+    ax : Axes | None
+        Where to draw; a figure of its own unless given.
+
+    Returns
+    -------
+    Axes
+        `ax`, or the new one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a trace without beams, and sums that are no numbers.
     """
     steps, best = _history(run, prompt)
     if max_steps is not None:

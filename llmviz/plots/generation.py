@@ -47,10 +47,28 @@ def plot_probabilities(
 ) -> Axes:
     """Horizontal bars of the most likely next tokens, the most likely on top.
 
-    probabilities: one per label, from 0 to 1, in the order to draw; 100 at most.
-    chosen: the position of a bar to single out.
-    rest: add a hollow bar for all other tokens together, 1 minus the sum.
-    Raises TypeError or ValueError for an argument that is out of bounds.
+    Parameters
+    ----------
+    probabilities : Tensor | ArrayLike
+        One per label, from 0 to 1, in the order to draw; 100 at most.
+    labels : Iterable[str]
+        A readable text per token.
+    chosen : int | None
+        The position of a bar to single out.
+    rest : bool
+        Add a hollow bar for all other tokens together, 1 minus the sum.
+    ax : Axes | None
+        Where to draw; a figure of its own unless given.
+
+    Returns
+    -------
+    Axes
+        `ax`, or the new one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an argument that is out of bounds.
     """
     values = arguments.numbers_of("probabilities", probabilities, 0.0, 1.001)
     names = arguments.labels("labels", labels, len(values), "probabilities")
@@ -83,9 +101,26 @@ def plot_temperature(
 ) -> Axes:
     """The probabilities of the same scores at several temperatures, as bars side by side.
 
-    logits: shape (tokens,), with a label each, 100 at most; −inf for a token that cannot come.
-    temperatures: finite numbers above 0, 12 at most.
-    Raises TypeError or ValueError for an argument that is out of bounds.
+    Parameters
+    ----------
+    logits : Tensor | ArrayLike
+        Shape (tokens,), with a label each, 100 at most; −inf for a token that cannot come.
+    labels : Iterable[str]
+        A readable text per token.
+    temperatures : ArrayLike
+        Finite numbers above 0, 12 at most.
+    ax : Axes | None
+        Where to draw; a figure of its own unless given.
+
+    Returns
+    -------
+    Axes
+        `ax`, or the new one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an argument that is out of bounds.
     """
     logits = arguments.tensor("logits", logits, "tokens", ruled_out=True)
     labels = arguments.labels("labels", labels, len(logits), "logits")
@@ -117,8 +152,26 @@ def plot_tokens(
     """A text as a strip of coloured boxes, one per token, with the ids below where they are given.
 
     A long text goes on in a new line; after 40 lines the figure says how many tokens are left out.
-    Raises TypeError or ValueError for labels that are no list of strings, and for ids that are no
-    whole numbers, one per label.
+
+    Parameters
+    ----------
+    labels : Iterable[str]
+        A readable text per token.
+    token_ids : Tensor | ArrayLike | None
+        The tokens' ids, one per label.
+    ax : Axes | None
+        Where to draw; a figure of its own unless given.
+
+    Returns
+    -------
+    Axes
+        `ax`, or the new one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For labels that are no list of strings, and for ids that are no whole numbers, one per
+        label.
     """
     labels = arguments.labels("labels", labels)
     ids = None
@@ -162,9 +215,25 @@ def plot_surprisal(
 ) -> Axes:
     """Surprisal token by token, in bits: a line for each named list in `surprisals`.
 
-    labels: the tokens along the axis; a list may be shorter than they are, none longer. Where they
-        are too many for a page, one in so many is shown, and the figure says so.
-    Raises TypeError or ValueError for other input, and for bits that are not finite.
+    Parameters
+    ----------
+    surprisals : Mapping[str, ArrayLike]
+        Lists of bits, by the names of their lines.
+    labels : Iterable[str]
+        The tokens along the axis; a list may be shorter than they are, none longer. Where they are
+        too many for a page, one in so many is shown, and the figure says so.
+    ax : Axes | None
+        Where to draw; a figure of its own unless given.
+
+    Returns
+    -------
+    Axes
+        `ax`, or the new one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For other input, and for bits that are not finite.
     """
     rows = lists_of("surprisals", surprisals, low=-0.001)
     labels = arguments.labels("labels", labels)
@@ -194,7 +263,27 @@ def plot_steps(run: Trace, *, sequence: int = 0, top_k: int = 5, ax: Axes | None
     choice whose rank is beyond `top_k` stands in a row of its own at the bottom; of equally likely
     tokens the chosen one stands first. After twelve steps the board goes on below; after 120 it
     says how many are left out.
-    Raises TypeError or ValueError for a run without new tokens, and arguments out of bounds.
+
+    Parameters
+    ----------
+    run : Trace
+        A recorded run, as `generate` returns it.
+    sequence : int
+        The number of the sequence in `run`, from 0.
+    top_k : int
+        How many rows the board has.
+    ax : Axes | None
+        Where to draw; a figure of its own unless given.
+
+    Returns
+    -------
+    Axes
+        `ax`, or the new one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a run without new tokens, and arguments out of bounds.
     """
     top_k = arguments.whole("top_k", top_k, 1, 50)
     steps = arguments.steps("run", run, sequence)
@@ -274,9 +363,31 @@ def plot_sampler(
 ) -> Axes:
     """One step's probabilities before and after the processors, as pairs of bars.
 
-    step: from 1. A token that a processor ruled out keeps its bar before, and is marked "cut". The
-    last pair holds all other tokens, so each kind of bar adds up to 1 over the vocabulary.
-    Raises TypeError or ValueError for a step that does not exist, and arguments out of bounds.
+    A token that a processor ruled out keeps its bar before, and is marked "cut". The last pair
+    holds all other tokens, so each kind of bar adds up to 1 over the vocabulary.
+
+    Parameters
+    ----------
+    run : Trace
+        A recorded run, as `generate` returns it.
+    step : int
+        The number of the step, from 1.
+    sequence : int
+        The number of the sequence in `run`, from 0.
+    top_k : int
+        How many pairs of bars to draw.
+    ax : Axes | None
+        Where to draw; a figure of its own unless given.
+
+    Returns
+    -------
+    Axes
+        `ax`, or the new one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a step that does not exist, and arguments out of bounds.
     """
     top_k = arguments.whole("top_k", top_k, 1, _BARS)
     steps = arguments.steps("run", run, sequence)
@@ -319,11 +430,35 @@ def plot_rank_curve(
 ) -> Axes:
     """Probability against rank, both logarithmic, and how far each cut-off reaches.
 
-    logits: shape (vocabulary,). A cut-off that keeps everything is not drawn. Top-k, top-p and
-    min-p keep all ranks left of their line; typical keeps the dotted ranks, which may leave out
-    the most likely.
-    Raises TypeError or ValueError for logits of another shape, with NaN or +inf, and for a cut-off
-    out of bounds.
+    Parameters
+    ----------
+    logits : Tensor | ArrayLike
+        Shape (vocabulary,).
+    top_k : int
+        The cut-off at this rank; 0 is off.
+    top_p : float
+        The nucleus' share; 1 is off.
+    min_p : float
+        The share of the most likely token's probability; 0 is off.
+    typical_p : float
+        The share of the most typical tokens; 1 is off.
+    ax : Axes | None
+        Where to draw; a figure of its own unless given.
+
+    Returns
+    -------
+    Axes
+        `ax`, or the new one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For logits of another shape, with NaN or +inf, and for a cut-off out of bounds.
+
+    Notes
+    -----
+    A cut-off that keeps everything is not drawn. Top-k, top-p and min-p keep all ranks left of
+    their line; typical keeps the dotted ranks, which may leave out the most likely.
     """
     scores = arguments.tensor("logits", logits, "vocabulary", ruled_out=True)[None]
     settings = {"top_k": top_k, "top_p": top_p, "min_p": min_p, "typical_p": typical_p}

@@ -46,14 +46,35 @@ def plot_attention_overview(
 ) -> Axes:
     """All attention maps of a model as small multiples, and one of them enlarged below.
 
-    weights: shape (layers, heads, tokens, tokens), as `llmviz.attentions` gives them. A column is
-        a layer, from the first at the left; a row is a head. In each map a row is a query and a
+    Parameters
+    ----------
+    weights : Tensor | ArrayLike
+        Shape (layers, heads, tokens, tokens), as `llmviz.attentions` gives them. A column is a
+        layer, from the first at the left; a row is a head. In each map a row is a query and a
         column a key.
-    layer, head: the one to enlarge, counted from 0 as in `weights`, framed in the overview.
+    labels : Iterable[str]
+        A readable text per token.
+    layer : int
+        Of the map to enlarge, from 0; it is framed in the overview.
+    head : int
+        Of the map to enlarge, from 0.
+    ax : Axes | None
+        Where to draw; a figure of its own unless given.
 
-    The darker, the more weight, on a scale of square roots, so that small weights are seen. Where
-    a map has more tokens than dots, a dot shows the largest weight in it.
-    Raises TypeError or ValueError for other shapes, and weights that are not from 0 to 1.
+    Returns
+    -------
+    Axes
+        `ax`, or the new one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For other shapes, and weights that are not from 0 to 1.
+
+    Notes
+    -----
+    The darker, the more weight, on a scale of square roots, so that small weights are seen. Where a
+    map has more tokens than dots, a dot shows the largest weight in it.
     """
     weights = arguments.tensor("weights", weights, "layers", "heads", "tokens", "tokens", **_SHARE)
     layers, heads, tokens, _ = weights.shape
@@ -97,9 +118,25 @@ def plot_attention(
 ) -> Axes:
     """One head's attention: a row is a query token, a column a key that it looks at.
 
-    weights: shape (tokens, tokens), from 0 to 1. A row adds up to 1, or to less in a model with
+    Parameters
+    ----------
+    weights : Tensor | ArrayLike
+        Shape (tokens, tokens), from 0 to 1. A row adds up to 1, or to less in a model with
         attention sinks, such as gpt-oss. Shades are on a scale of square roots.
-    Raises TypeError or ValueError for other shapes and values.
+    labels : Iterable[str]
+        A readable text per token.
+    ax : Axes | None
+        Where to draw; a figure of its own unless given.
+
+    Returns
+    -------
+    Axes
+        `ax`, or the new one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For other shapes and values.
     """
     weights = arguments.tensor("weights", weights, "tokens", "tokens", **_SHARE)
     tokens = len(weights)
@@ -123,9 +160,23 @@ def plot_attention(
 def plot_ranks(ranks: Mapping[str, ArrayLike], *, ax: Axes | None = None) -> Axes:
     """A token's rank after each layer, 1 on top, on a logarithmic scale: a line per list.
 
-    ranks: by name, a list of one rank per layer, from layer 0, the embedding; such as
-        `logit_lens(…, position=-1, target=" Paris").target_rank`.
-    Raises TypeError or ValueError for no list, more than 30, or a rank that is no number from 1.
+    Parameters
+    ----------
+    ranks : Mapping[str, ArrayLike]
+        By name, a list of one rank per layer, from layer 0, the embedding; such as `logit_lens(…,
+        position=-1, target=" Paris").target_rank`.
+    ax : Axes | None
+        Where to draw; a figure of its own unless given.
+
+    Returns
+    -------
+    Axes
+        `ax`, or the new one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For no list, more than 30, or a rank that is no number from 1.
     """
     rows = lists_of("ranks", ranks, low=1)
     ax = new_axes(ax, width=8, height=3.4)
@@ -146,11 +197,25 @@ def plot_ranks(ranks: Mapping[str, ArrayLike], *, ax: Axes | None = None) -> Axe
 
 
 def plot_similarity(hidden: Tensor | ArrayLike, *, ax: Axes | None = None) -> Axes:
-    """How much the hidden states of each two layers point the same way: their cosine, averaged
-    over the tokens.
+    """How much the hidden states of each two layers point the same way: their cosine, averaged over
+    the tokens.
 
-    hidden: shape (layers + 1, tokens, width), as `llmviz.hidden_states` gives them.
-    Raises TypeError or ValueError for other shapes, and numbers that are not finite.
+    Parameters
+    ----------
+    hidden : Tensor | ArrayLike
+        Shape (layers + 1, tokens, width), as `llmviz.hidden_states` gives them.
+    ax : Axes | None
+        Where to draw; a figure of its own unless given.
+
+    Returns
+    -------
+    Axes
+        `ax`, or the new one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For other shapes, and numbers that are not finite.
     """
     hidden = arguments.tensor("hidden", hidden, *_HIDDEN)
     unit = torch.nn.functional.normalize(hidden.double(), dim=-1)
@@ -173,11 +238,27 @@ def plot_norms(
 ) -> Axes:
     """The length of each token's hidden state after each layer, on a logarithmic scale.
 
-    hidden: shape (layers + 1, tokens, width), as `llmviz.hidden_states` gives them, which have
-        been through the final norm at the last layer. The token with the longest one is singled
-        out, and named.
-    Raises TypeError or ValueError for other shapes, numbers that are not finite, and a state of
-    length 0, which has no place on this scale.
+    Parameters
+    ----------
+    hidden : Tensor | ArrayLike
+        Shape (layers + 1, tokens, width), as `llmviz.hidden_states` gives them, which have been
+        through the final norm at the last layer. The token with the longest one is singled out, and
+        named.
+    labels : Iterable[str]
+        A readable text per token.
+    ax : Axes | None
+        Where to draw; a figure of its own unless given.
+
+    Returns
+    -------
+    Axes
+        `ax`, or the new one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For other shapes, numbers that are not finite, and a state of length 0, which has no place
+        on this scale.
     """
     hidden = arguments.tensor("hidden", hidden, *_HIDDEN)
     labels = arguments.labels("labels", labels, hidden.shape[1], "hidden")

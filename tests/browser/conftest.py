@@ -66,6 +66,7 @@ def _with_kernel(lab, setup):
 def opened(lab, tmp_path):
     """Opens an explorer's page; fails if it asks for anything, or says anything in the console."""
     page, heard = lab.page(), []
+    page.heard = heard
     page.on("console", lambda message: heard.append(message.text))
     page.on("pageerror", lambda error: heard.append(str(error)))
     page.on("request", lambda request: heard.append(request.url))
