@@ -188,7 +188,7 @@ def test_prefix_without_a_mask_takes_all_tokens_for_real():
         ({"model": None}, TypeError, "^model must be a language model"),
         ({"tokenizer": None}, TypeError, "^tokenizer"),
         ({"tokenizer": "gpt2"}, TypeError, "^tokenizer"),
-        ({"tokenizer": object()}, TypeError, "^tokenizer"),
+        ({"tokenizer": {"a": 1}}, TypeError, "^tokenizer"),
         ({"do_sample": "no"}, ValueError, "^do_sample='no': it must be True or False"),
         ({"seed": True}, ValueError, "^seed=True"),
         ({"num_beams": 5000}, ValueError, "^num_beams=5000: .* from 1 to 1024"),

@@ -133,6 +133,12 @@ class Lab:
         page.evaluate("() => window.jupyterapp.restored.then(() => true)")
         return page
 
+    def page(self, size=(960, 900)) -> Page:
+        """An empty tab, for a page without a kernel."""
+        page = self._context.new_page()
+        page.set_viewport_size({"width": size[0], "height": size[1]})
+        return page
+
     def look(self) -> list[str]:
         """What the notebooks show that are open, or that a failed test has just left."""
         left, self._left = self._left, []
@@ -207,11 +213,22 @@ class Notebook:
         For the notebooks of the fixtures `real`, `small` and `hostile`, which set `model` and
         `tokenizer` (and `prompt`, in the last).
         """
+        self._replace(sources, markdown, timeout)
+        return self.explorer()
+
+    def drawn(self, *sources: str, timeout: float = 300) -> Locator:
+        """The same for an explorer that the browser draws: its root."""
+        self._replace(sources, "", timeout)
+        root = self.page.locator(".jp-OutputArea-output .llmviz").last
+        root.wait_for()
+        root.scroll_into_view_if_needed()
+        return root
+
+    def _replace(self, sources: tuple[str, ...], markdown: str, timeout: float) -> None:
         self.page.bring_to_front()
         self.page.set_default_timeout(timeout * 1000)
         self.page.evaluate(_SHOW, [list(sources), markdown])
         self.page.set_default_timeout(30_000)
-        return self.explorer()
 
     def run_all(self, timeout: float = 300) -> None:
         self.page.set_default_timeout(timeout * 1000)
