@@ -39,6 +39,9 @@ TINY_SETUP = (
     "model, tokenizer = tiny.model('llama'), tiny.tokenizer()"
 )
 
+# Where an explorer is drawn: one that lives in the browser, or one of ipywidgets.
+EXPLORER = ".llmviz, .llmviz-explorer"
+
 
 class Lab:
     """A server over an empty folder, with a browser.
