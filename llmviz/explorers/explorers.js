@@ -1008,7 +1008,7 @@ function reason(name, value, before, after, id, times, generated) {
     case "min_p": return `${share(p, 2)} ${cut ? "<" : "≥"} ${value} · ${share(before.p[0], 2)}, of the likeliest`;
     case "typical_p": return `surprisal ${(-Math.log2(p)).toFixed(2)}, entropy ${bits(before)} bits: `
       + `${cut ? "not " : ""}among the closest that hold ${+(100 * value).toPrecision(12)}%`;
-    case "epsilon_cutoff": return `${share(p, 3)} ${cut ? "<" : "≥"} ${share(value, 3)}`;
+    case "epsilon_cutoff": return `${share(p, 3)} ${cut ? "<" : "≥"} ${+(100 * value).toPrecision(12)}%`;
     case "eta_cutoff": return `${share(p, 3)} ${cut ? "<" : "≥"} ${share(Math.min(value, Math.sqrt(value) * Math.exp(-before.entropy)), 3)}`;
     default: return cut ? `ruled out by ${name}` : `score ${was.toFixed(2)} → ${after.row.score(id).toFixed(2)}`;
   }

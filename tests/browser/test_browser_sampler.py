@@ -233,7 +233,7 @@ def test_the_page_does_what_the_notebook_does_and_draws_by_itself(opened):
     assert root.locator("pre").inner_text() == bench.call
     for line in repr(bench).splitlines()[2:]:
         label, _, after = re.match(r"(.*?)  (\S+) → (\S+)$", line).groups()
-        name = root.get_by_role("cell", name=label, exact=True).first
+        name = page.get_by_role("cell", name=label, exact=True)
         assert after in root.get_by_role("row").filter(has=name).first.inner_text(), line
     root.get_by_role("button", name="Draw", exact=True).click()
     root.get_by_role("button", name="Draw 1,000").click()
