@@ -18,9 +18,9 @@ BY_UV = $(and $(UV),$(if $(shell $(PYTHON) -m pip config list 2>/dev/null | \
 CARD := $(filter-out Linux,$(shell uname))$(shell command -v nvidia-smi)
 UV_TORCH_BACKEND ?= $(if $(CARD),,cpu)
 # Modules are compiled when they are first imported, and most never are.
-INSTALL = $(if $(BY_UV),$(if $(UV_TORCH_BACKEND),UV_TORCH_BACKEND=$(UV_TORCH_BACKEND) )$(UV) pip \
-	install --python $(PY),$(PY) -m pip install --no-compile --disable-pip-version-check) \
-	-c constraints.txt
+INSTALL = $(if $(BY_UV),env $(if $(UV_TORCH_BACKEND),,-u )UV_TORCH_BACKEND$(if \
+	$(UV_TORCH_BACKEND),=$(UV_TORCH_BACKEND)) $(UV) pip install --python $(PY),$(PY) -m pip \
+	install --no-compile --disable-pip-version-check) -c constraints.txt
 NEW_VENV = $(if $(BY_UV),$(UV) venv --quiet --clear --python $(PYTHON),$(PYTHON) -m venv --clear)
 
 # Without a screen, or with NO_BROWSER=1, JupyterLab prints its address and opens nothing.
@@ -73,12 +73,14 @@ constraints: $(STAMP) ## pin again (make constraints UPGRADE=--upgrade takes the
 		--no-emit-package pip --custom-compile-command "make constraints" $(UPGRADE) \
 		pyproject.toml -o constraints.txt
 
-# torch, and nothing else that is declared, comes from .venv.
-lowest: $(STAMP)-test ## run the unit tests with the lowest versions that pyproject.toml allows, torch apart
+# torch, with what it links to, is that of .venv.
+SITE := -c "import sysconfig; print(sysconfig.get_path('purelib'))"
+TORCH := torch* functorch* triton* nvidia* cuda*
+lowest: $(STAMP)-test ## run the unit tests with the lowest versions that pyproject.toml allows
 	@$(PY) -m pip install --quiet uv
 	@$(PYTHON) -m venv --clear $(LOWEST)
-	@$(PY) -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
-		> "$$($(LOWEST)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/torch.pth"
+	@cd "$$($(PY) $(SITE))" && ln -s $$(ls -d $(addprefix "$$PWD"/,$(TORCH)) 2>/dev/null) \
+		"$$($(CURDIR)/$(LOWEST)/bin/python $(SITE))"
 	$(PY) -m uv pip compile --quiet --resolution lowest-direct --all-extras --no-annotate \
 		pyproject.toml | grep -vE '^(torch|pip|triton|cuda.*|nvidia.*)==' > $(LOWEST)/versions.txt
 	$(LOWEST)/bin/python -m pip install --quiet --no-compile --no-deps -r $(LOWEST)/versions.txt -e .

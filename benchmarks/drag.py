@@ -1,7 +1,10 @@
-"""From the drag of a slider to the new picture, measured in the browser, on the default model.
+"""From the drag of a slider to the painted picture, measured in Chromium.
 
-A real JupyterLab and a real Chromium; each number is the time from a mouse event to the frame that
-shows the new picture of all 49,152 scores. `python -m benchmarks.drag [--moves 60]`
+Each number is the time from a mouse event, by its own time stamp, to the frame that shows the new
+picture: with every processor on, over 49,152 scores of the default model and over 262,144 of a
+random one, on an exported page and in JupyterLab.
+
+    python -m benchmarks.drag [--moves 60] [--no-lab]
 """
 
 import argparse
@@ -9,43 +12,96 @@ import statistics
 import tempfile
 from pathlib import Path
 
+import llmviz as lv
+from tests import tiny
 from tests.browser.lab import SETUP, serve
 
-PROMPT = "I enjoy walking with my cute dog"
-BARE = """\
-import ipywidgets
+PROMPT = "I enjoy walking with my cute dog and I enjoy"
+ON = {
+    "temperature": 0.9, "top_k": 200, "top_p": 0.95, "min_p": 0.01, "typical_p": 0.95,
+    "repetition_penalty": 1.2, "presence_penalty": 0.5, "frequency_penalty": 0.5,
+    "epsilon_cutoff": 0.0003, "eta_cutoff": 0.0003, "no_repeat_ngram_size": 3, "top_h": 0.99,
+    "min_new_tokens": 3,
+}  # fmt: skip
+EXPLORERS = ("SamplerBench", "ProcessorChain")
+# After an input: ask for the next frame, and for a message, which waits for its paint.
+STOPWATCH = """() => {
+  let moved = 0;
+  window.painted = [];
+  window.addEventListener("pointermove", (event) => { moved = event.timeStamp }, true);
+  window.addEventListener("input", () => {
+    const since = moved;
+    requestAnimationFrame(() => {
+      const channel = new MessageChannel();
+      channel.port1.onmessage = () => window.painted.push(performance.now() - since);
+      channel.port2.postMessage(0);
+    });
+  }, true);
+}"""
 
-slider = ipywidgets.FloatSlider(1.0, min=0.05, max=5, step=0.05, description="temperature")
-first, view = ipywidgets.HTML(), ipywidgets.HTML("1.0")
-slider.observe(lambda change: setattr(view, "value", str(change.new)), "value")
-ipywidgets.VBox([slider, first, view]).add_class("llmviz-explorer")"""
-EXPLORERS = {
-    "a slider and a number, for comparison": BARE,
-    "sampler bench, temperature and top-p": f"lv.SamplerBench(model, tokenizer, {PROMPT!r}, "
-    "temperature=0.7, top_p=0.9)",
-    "sampler bench, everything on": f"lv.SamplerBench(model, tokenizer, {PROMPT!r}, top_k=200, "
-    "temperature=0.9, top_p=0.95, min_p=0.01, typical_p=0.95, repetition_penalty=1.2)",
-    "processors in a row, everything on": f"lv.ProcessorChain(model, tokenizer, {PROMPT!r}, "
-    "temperature=0.9, top_k=200, top_p=0.95, min_p=0.01, typical_p=0.95, repetition_penalty=1.2)",
-}
+
+def milliseconds(page, root, moves: int) -> list[float]:
+    """Move the temperature's handle with the mouse, a step of the slider or more at a time."""
+    page.evaluate(STOPWATCH)
+    box = root.get_by_role("slider", name="temperature", exact=True).bounding_box()
+    x, y = box["x"] + 0.2 * box["width"], box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.wait_for_timeout(300)
+    page.evaluate("() => { window.painted.length = 0 }")
+    for move in range(1, moves + 1):
+        page.mouse.move(x + 3 * (move if move <= moves / 2 else moves - move), y)
+        page.wait_for_timeout(40)
+    page.mouse.up()
+    return page.evaluate("() => window.painted")
+
+
+def tell(name: str, times: list[float]) -> None:
+    print(
+        f"{name:44} median {statistics.median(times):5.1f} ms, 95th percentile "
+        f"{statistics.quantiles(times, n=20)[-1]:5.1f} ms, of {len(times)} moves",
+        flush=True,
+    )
+
+
+def pages(lab, folder: Path, moves: int) -> None:
+    wide = tiny.model("llama", vocab_size=262_144), tiny.tokenizer()
+    for model, tokenizer, settings in ((*lv.load(device="cpu"), ON), (*wide, ON)):
+        for name in EXPLORERS:
+            explorer = getattr(lv, name)(model, tokenizer, PROMPT, continuation=" it", **settings)
+            page = lab.page((1000, 1000))
+            page.goto(explorer.to_html(folder / "page.html").as_uri())
+            root = page.locator(".llmviz")
+            root.wait_for()
+            size = explorer.position.logits.shape[1]
+            tell(f"{name}, page, {size:,} scores", milliseconds(page, root, moves))
+            page.close()
+
+
+def notebooks(lab, moves: int) -> None:
+    calls = [f"lv.{name}(model, tokenizer, {PROMPT!r}, **{ON})" for name in EXPLORERS]
+    with lab.notebook(lab.write(SETUP, *calls)) as notebook:
+        notebook.run_all()
+        for number, name in enumerate(EXPLORERS):
+            explorer = notebook.explorer(number)
+            times = milliseconds(notebook.page, explorer.root, moves)
+            tell(f"{name}, JupyterLab, 49,152 scores", times)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--moves", type=int, default=60)
-    moves = parser.parse_args().moves
+    parser.add_argument("--no-lab", action="store_true", help="only the exported pages")
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "notebooks"
         folder.mkdir()
-        with serve(folder) as lab, lab.notebook(lab.write(SETUP, *EXPLORERS.values())) as notebook:
-            notebook.run_all()
-            for number, name in enumerate(EXPLORERS):
-                times = notebook.explorer(number).milliseconds("temperature", moves)
-                print(
-                    f"{name:38} median {statistics.median(times):4.0f} ms, 95th percentile "
-                    f"{statistics.quantiles(times, n=20)[-1]:4.0f} ms, of {len(times)} moves",
-                    flush=True,
-                )
+        with serve(folder) as lab:
+            pages(lab, Path(temporary), arguments.moves)
+            if not arguments.no_lab:
+                notebooks(lab, arguments.moves)
 
 
 if __name__ == "__main__":

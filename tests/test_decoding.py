@@ -85,8 +85,8 @@ def test_twenty_seeds_on_the_default_model(default_model):
     inputs = tokenizer(prompt, return_tensors="pt")
     for seed in range(20):
         torch.manual_seed(seed)
-        wanted = model.generate(**inputs, do_sample=True, top_k=0, max_new_tokens=8)
-        run = lv.generate(model, tokenizer, prompt, do_sample=True, max_new_tokens=8, seed=seed)
+        wanted = model.generate(**inputs, do_sample=True, top_k=0, max_new_tokens=4)
+        run = lv.generate(model, tokenizer, prompt, do_sample=True, max_new_tokens=4, seed=seed)
         assert run.sequences.tolist() == wanted.tolist()
 
 
@@ -188,7 +188,7 @@ def test_prefix_without_a_mask_takes_all_tokens_for_real():
         ({"model": None}, TypeError, "^model must be a language model"),
         ({"tokenizer": None}, TypeError, "^tokenizer"),
         ({"tokenizer": "gpt2"}, TypeError, "^tokenizer"),
-        ({"tokenizer": object()}, TypeError, "^tokenizer"),
+        ({"tokenizer": {"a": 1}}, TypeError, "^tokenizer"),
         ({"do_sample": "no"}, ValueError, "^do_sample='no': it must be True or False"),
         ({"seed": True}, ValueError, "^seed=True"),
         ({"num_beams": 5000}, ValueError, "^num_beams=5000: .* from 1 to 1024"),

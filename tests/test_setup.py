@@ -217,6 +217,8 @@ case "$*" in
     sleep 1
     mkdir -p .venv/bin
     cp "$0" .venv/bin/python ;;
+*"-m pip config"*)
+    cat told 2>/dev/null ;;
 *"-m pip install"*)
     echo pip >> asked
     sleep 1
@@ -240,14 +242,50 @@ def checkout(tmp_path):
     python.chmod(0o755)
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
 
-    def start(*goals):
-        command = ["make", f"PYTHON={python}", "UV=", *goals]
+    def start(*goals, uv=""):
+        command = ["make", f"PYTHON={python}", f"UV={uv}", *goals]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         return subprocess.Popen(
             command, cwd=tmp_path, env=environment, start_new_session=True, **pipes
         )
 
     return start, tmp_path / "asked"
+
+
+UV = """#!/bin/sh
+case "$1" in
+venv) echo uv-venv >> asked; mkdir -p .venv/bin; cp "{python}" .venv/bin/python ;;
+pip) echo "uv-pip:$UV_TORCH_BACKEND" >> asked ;;
+esac
+"""
+
+
+@needs_make
+@pytest.mark.parametrize(
+    ("settings", "asked_for"),
+    [
+        ({"CARD": ""}, ["uv-venv", "uv-pip:cpu"]),
+        ({"CARD": "nvidia-smi"}, ["uv-venv", "uv-pip:"]),
+        ({"CARD": "", "UV_TORCH_BACKEND": ""}, ["uv-venv", "uv-pip:"]),
+        ({"CARD": "nvidia-smi", "UV_TORCH_BACKEND": "cu126"}, ["uv-venv", "uv-pip:cu126"]),
+        ({"told": "global.find-links='/somewhere'"}, ["venv", "pip"]),
+        ({"told": ":env:.index-url='https://somewhere'"}, ["venv", "pip"]),
+        ({"told": "global.timeout='60'", "CARD": ""}, ["uv-venv", "uv-pip:cpu"]),
+    ],
+    ids=str,
+)
+def test_uv_installs_where_it_is_and_pip_was_not_told_where_to_look(checkout, settings, asked_for):
+    """And takes the torch for the CPU where there is no NVIDIA card, unless told otherwise."""
+    start, asked = checkout
+    folder = asked.parent
+    (folder / "uv").write_text(UV.format(python=folder / "python"))
+    (folder / "uv").chmod(0o755)
+    (folder / "told").write_text(settings.get("told", ""))
+    given = [f"{name}={value}" for name, value in settings.items() if name != "told"]
+    make = start("lab", *given, uv=folder / "uv")
+    said, _ = make.communicate(timeout=60)
+    assert make.returncode == 0, said
+    assert asked.read_text().split() == [*asked_for, "lab"]
 
 
 @needs_make

@@ -233,7 +233,7 @@ def test_what_was_whole_is_not_lost_when_the_answer_is_cut(kind, text):
         assert growing.end().strip() == whole.strip()
 
 
-@pytest.mark.parametrize("wrong", [None, 5, "gpt2", [], object(), type(tiny.tokenizer())], ids=str)
+@pytest.mark.parametrize("wrong", [None, 5, "gpt2", [], type(tiny.tokenizer())], ids=str)
 def test_what_is_no_tokenizer_is_told(wrong):
     model = tiny.model("llama")
     for ask in (

@@ -11,7 +11,7 @@ import torch
 import llmviz as lv
 from llmviz.tokens import token_id_of
 from tests import hostile, tiny
-from tests.test_widgets_sampler import passes
+from tests.test_widgets_sampler import asked, moved, passes, retyped
 from tests.views import assert_harmless, assert_leaves_a_picture
 
 PROMPT = "hello hello"
@@ -25,6 +25,10 @@ ALL = {
 
 def chain(prompt=PROMPT, **settings):
     return lv.ProcessorChain(tiny.model("llama"), tiny.tokenizer(), prompt, **settings)
+
+
+def picked(explorer, token_id):
+    explorer.set_state({"chosen": {**explorer.chosen, "token": token_id}})
 
 
 @pytest.mark.parametrize("token_id", [0, 70, 71, 75, 100, tiny.EOS])
@@ -54,7 +58,7 @@ def test_the_words_of_the_cut_offs_are_true_for_every_token():
                      eta_cutoff=0.02)  # fmt: skip
     seen = set()
     for token_id in range(0, tiny.VOCABULARY, 3):
-        explorer._choose(token_id)
+        picked(explorer, token_id)
         for before, stage in zip(explorer.stages, explorer.stages[1:], strict=False):
             name, fell = stage.name.partition("=")[0], stage.rank is None
             if before.rank is None:
@@ -84,7 +88,7 @@ def test_the_penalties_count_what_they_should():
     assert words["repetition_penalty=1.5"].startswith("in the text: ")
     assert words["presence_penalty=0.5"] == "generated: − 0.5"
     assert words["frequency_penalty=0.25"] == "generated 2×: − 2 · 0.25"
-    explorer.token_box.value = "z"
+    asked(explorer, type="type", text="z")
     words = [s.words for s in explorer.stages[1:]]
     assert words == ["not in the text", "not generated so far", "not generated so far"]
 
@@ -101,7 +105,7 @@ def test_by_default_it_follows_the_likeliest_that_falls_out():
     fifth = explorer.position.logits[0].topk(6).indices[-1]
     assert explorer.token_id == fifth
     assert "rank 6 is beyond 5" in explorer.verdict
-    assert "✗ out" in explorer.view.value and "−∞" in explorer.view.value
+    assert "✗ out" in explorer.picture() and "−∞" in explorer.picture()
     nothing = chain()
     assert nothing.token_id == nothing.position.logits.argmax()
     assert " stays: " in nothing.verdict and len(nothing.stages) == 1
@@ -110,30 +114,23 @@ def test_by_default_it_follows_the_likeliest_that_falls_out():
 def test_a_token_can_be_picked_or_typed_without_a_pass(monkeypatch):
     explorer = chain(temperature=0.7, top_k=9)
     count = passes(explorer.model, monkeypatch)
-    third = explorer.token_list.options[2][1]
-    explorer.token_list.value = third
+    third = explorer.position.logits[0].topk(3).indices[2].item()
+    picked(explorer, third)
     assert explorer.token_id == third
-    explorer.token_box.value = "␣"
+    asked(explorer, type="type", text="␣")
     space = tiny.tokenizer()(" ")["input_ids"][0]
-    assert explorer.token_id == explorer.token_list.value == space
-    assert "“␣”" in explorer.view.value
-    explorer.settings.sliders["top_k"].value = 3
+    assert explorer.token_id == space and "“␣”" in explorer.picture()
+    moved(explorer, top_k=3)
     assert explorer.token_id == space and not count
-    offered = explorer.token_list.options
-    explorer.token_list.value = third
-    assert explorer.token_id == third
-    assert explorer.token_list.options == offered  # nothing moves under the slider
-    explorer.token_box.value = "␣"
-    assert explorer.token_id == space and explorer.token_box.value == ""
 
 
 def test_a_text_of_several_tokens_is_refused_in_words():
     explorer = chain()
-    before = explorer.view.value
-    explorer.token_box.value = "zz"
-    assert "is 2 tokens (z z)" in explorer.message.value and explorer.view.value == before
-    explorer.token_box.value = "z"
-    assert explorer.message.value == "" and "“z”" in explorer.view.value
+    before = explorer.picture()
+    asked(explorer, type="type", text="zz")
+    assert "is 2 tokens (z z)" in explorer.message and explorer.picture() == before
+    asked(explorer, type="type", text="z")
+    assert explorer.message == "" and "“z”" in explorer.picture()
     for token, words in (("zz", "2 tokens"), ("", "0 tokens"), (999, "below 259"), (1.5, "1.5")):
         with pytest.raises(ValueError, match=words):
             chain(token=token)
@@ -147,11 +144,11 @@ def test_visible_white_space_is_typed_as_it_is_shown():
 def test_a_setting_that_leaves_nothing_is_refused_in_words():
     explorer = chain(logits_processor=lambda ids, scores: scores + explorer_bias[0])
     explorer_bias[0] = -math.inf
-    explorer.settings.sliders["top_k"].value = 3
-    assert "−inf for every token" in explorer.message.value
+    moved(explorer, top_k=3)
+    assert "−inf for every token" in explorer.message
     explorer_bias[0] = 0.0
-    explorer.settings.sliders["top_k"].value = 4
-    assert explorer.message.value == "" and "top_k=4" in explorer.view.value
+    moved(explorer, top_k=4)
+    assert explorer.message == "" and "top_k=4" in explorer.picture()
 
 
 explorer_bias = [0.0]
@@ -160,25 +157,21 @@ explorer_bias = [0.0]
 def test_a_new_prompt_keeps_the_token(monkeypatch):
     explorer = chain(token="z", temperature=0.7)
     count = passes(explorer.model, monkeypatch)
-    explorer.prompt_box.value = "other words"
-    explorer.wait(30)
-    assert len(count) == 1 and "“z”" in explorer.view.value
-    assert torch.equal(explorer.state.scores[0][1], explorer.position.logits)
-    explorer.prompt_box.value = ""
-    explorer.wait(30)
-    assert "no tokens" in explorer.message.value and "other words" in explorer.view.value
+    retyped(explorer, "other words")
+    assert len(count) == 1 and "“z”" in explorer.picture()
+    torch.testing.assert_close(explorer.scores * 0.7, explorer.position.logits)
+    retyped(explorer, "")
+    assert "no tokens" in explorer.message and "other words" in explorer.picture()
 
 
 def test_hostile_tokens_and_prompts_stay_text():
     explorer = lv.ProcessorChain(
         hostile.model(), hostile.tokenizer(), hostile.PROMPT, top_k=9, logits_processor=own
     )
-    for _, token_id in explorer.token_list.options:
-        explorer.token_list.value = token_id
-        assert_harmless(explorer.view.value)
+    for token_id in range(30):
+        picked(explorer, token_id)
+        assert_harmless(explorer.picture())
     assert_leaves_a_picture(explorer)
-    explorer.token_box.value = "<b> <i>"
-    assert_harmless(explorer.message.value)
     explorer.figure().figure.canvas.draw()
     plt.close("all")
 
@@ -205,45 +198,34 @@ def test_the_figure_shows_the_same_numbers():
 def test_token_sliders_and_texts_may_move_at_once():
     """From several threads, as a kernel answers them: no error, and one picture of one state."""
     explorer, errors = chain(temperature=0.7, top_k=9), []
-    explorer.message.observe(lambda c: "Not possible" in c.new and errors.append(c.new), "value")
-    offered = [i for _, i in explorer.token_list.options]
 
     def moves(function):
         def run():
             try:
-                for n in range(60):
+                for n in range(30):
                     function(n)
+                    repr(explorer)
+                    assert "−inf" not in explorer.message
             except BaseException as error:
                 errors.append(repr(error))
 
         return threading.Thread(target=run)
 
-    sliders = explorer.settings.sliders
-
-    def slide(n):
-        sliders["top_k"].value, sliders["top_p"].value = n % 7, 0.5 + (n % 2) / 2
-        sliders["temperature"].value, sliders["repetition_penalty"].value = 1 + n % 2, 1 + n % 3 / 4
-
-    def pick(n):
-        explorer.reacts(lambda: explorer._choose(offered[n % 9]))()
-
-    def write(n):
-        explorer.prompt_box.value = f"hello {n % 5}"
-        explorer.wait(10)
-        repr(explorer)
-
-    threads = [moves(slide), moves(pick), moves(write), moves(slide)]
+    threads = [
+        moves(lambda n: moved(explorer, top_k=n % 7, top_p=0.5 + (n % 2) / 2)),
+        moves(lambda n: moved(explorer, temperature=1 + n % 2, repetition_penalty=1 + n % 3 / 4)),
+        moves(lambda n: picked(explorer, n % 9)),
+        moves(lambda n: retyped(explorer, f"hello {n % 5}")),
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(120)
     explorer.wait(10)
     assert not errors
-    state = explorer.state
-    assert [s.name.partition("=")[0] for s in state.stages[1:]] == list(state.on)
-    assert state.on == explorer.settings.on and explorer.prompt_box.value == state.position.prompt
-    explorer.redraw()
-    assert explorer.picture() == explorer.view.value
+    assert [s.name.partition("=")[0] for s in explorer.stages[1:]] == list(explorer.settings)
+    assert explorer.chosen == explorer.take(explorer.chosen)
+    assert explorer.state["prompt"] == explorer.position.prompt
 
 
 def test_settings_are_shown_as_given():
@@ -251,17 +233,13 @@ def test_settings_are_shown_as_given():
         token="l", temperature=0.123456789, top_p=0.07, epsilon_cutoff=0.0003, top_k=9,
         repetition_penalty=1.0000001,
     )  # fmt: skip
-    words = "\n".join(s.words for s in explorer.stages)
     names = [s.name for s in explorer.stages]
     assert "temperature=0.123456789" in names and "repetition_penalty=1.0000001" in names
-    chosen = chain(token=int(explorer.position.logits.argmax()), **explorer.state.on)
+    chosen = chain(token=int(explorer.position.logits.argmax()), **explorer.settings)
     words = "\n".join(s.words for s in chosen.stages)
     assert "÷ 0.123456789" in words and "< 7%" in words and "≥ 0.03%" in words
-    explorer.settings.sliders["temperature"].value = 0.1 + 0.2
-    assert "temperature=0.3" in repr(explorer) and "0.30000" not in repr(explorer)
 
 
-@pytest.mark.parametrize("name", ["guidance_scale", "forced_eos_token_id"])
-def test_what_needs_more_than_a_position_is_refused(name):
-    with pytest.raises(TypeError, match=name):
-        chain(**{name: 3})
+def test_what_needs_more_than_a_position_is_refused():
+    with pytest.raises(TypeError, match="forced_eos_token_id"):
+        chain(forced_eos_token_id=3)

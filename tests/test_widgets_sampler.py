@@ -1,5 +1,7 @@
 """The sampler bench: exact over the whole vocabulary, and the same draws as generate."""
 
+import base64
+import json
 import math
 import re
 
@@ -37,6 +39,22 @@ def bench(prompt=PROMPT, architecture="llama", **settings):
     return lv.SamplerBench(tiny.model(architecture), tiny.tokenizer(), prompt, **settings)
 
 
+def moved(explorer, **settings):
+    """What the browser says when sliders are let go of."""
+    told = {**explorer.chosen, "settings": {**explorer.chosen["settings"], **settings}}
+    explorer.set_state({"chosen": told})
+
+
+def asked(explorer, **content):
+    """A message of the browser's, and its answer."""
+    explorer._handle_custom_msg(content, [])
+    explorer.wait(30)
+
+
+def retyped(explorer, prompt, continuation=""):
+    asked(explorer, type="read", prompt=prompt, continuation=continuation)
+
+
 def passes(model, monkeypatch):
     """Counts the model's forward passes from here on."""
     count, forward = [], model.forward
@@ -53,15 +71,15 @@ def passes(model, monkeypatch):
 @pytest.mark.parametrize("name", MOVES)
 def test_each_slider_does_what_its_processor_does_without_a_pass(name, monkeypatch):
     explorer = bench(continuation=" hey")
-    before, count = explorer.view.value, passes(explorer.model, monkeypatch)
-    explorer.settings.sliders[name].value = MOVES[name]
+    before, count = explorer.picture(), passes(explorer.model, monkeypatch)
+    moved(explorer, **{name: MOVES[name]})
     at = explorer.position
     expected = lv.processors.process(
         at.logits, at.input_ids, prompt_length=len(PROMPT), **{name: MOVES[name]}
     )
     assert torch.equal(explorer.scores, expected)
     assert not torch.equal(expected, at.logits)
-    assert explorer.view.value != before and not count
+    assert explorer.picture() != before and not count
     assert f"{name}={MOVES[name]}" in repr(explorer)
 
 
@@ -107,8 +125,8 @@ def test_it_is_exact_over_the_whole_vocabulary():
 
 def test_cut_tokens_stay_visible_and_say_so():
     explorer = bench(top_k=2)
-    assert explorer.view.value.count("<s>") == 13 + 1  # and the legend
-    assert explorer.view.value.count(">cut<") == 13 + 1  # and all others
+    assert explorer.picture().count("<s>") == 13 + 1  # and the legend
+    assert explorer.picture().count(">cut<") == 13 + 1  # and all others
     assert repr(explorer).count("→ cut") == 14
 
 
@@ -122,7 +140,7 @@ def test_risen_tokens_join_the_rows():
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "mamba"])
 def test_the_call_draws_the_same_token(architecture):
     explorer = bench(architecture=architecture, temperature=2.0, top_p=0.95, seed=3)
-    explorer.draw_button.click()
+    explorer.draw()
     names = {"torch": torch, "model": explorer.model, "tokenizer": explorer.tokenizer, "lv": lv}
     *first, last = explorer.call.split("\n", 2)
     exec("\n".join(first), names)
@@ -140,9 +158,8 @@ def test_the_call_switches_off_what_transformers_or_the_model_would_add(monkeypa
     assert "top_k=0)" in explorer.call
     monkeypatch.setattr(explorer.model.generation_config, "repetition_penalty", 1.3)
     assert "repetition_penalty=1.0" in explorer.call
-    explorer.settings.sliders["top_k"].value = 7
+    moved(explorer, top_k=7)
     assert "top_k=7" in explorer.call and "top_k=0" not in explorer.call
-    assert explorer.call_box.value == explorer.call
 
 
 def test_penalties_that_transformers_has_not_give_our_call():
@@ -152,8 +169,7 @@ def test_penalties_that_transformers_has_not_give_our_call():
     code = explorer.call[explorer.call.index("lv.generate") :]
     run = eval(code, {"lv": lv, "model": explorer.model, "tokenizer": explorer.tokenizer})
     assert run.settings["presence_penalty"] == 0.5
-    explorer.continuation_box.value = " hey"
-    explorer.wait(30)
+    retyped(explorer, PROMPT, " hey")
     assert "none yet" not in repr(explorer)
 
 
@@ -161,22 +177,22 @@ def test_draws_follow_the_seed_and_start_anew_with_a_change():
     one, two = bench(temperature=3.0), bench(temperature=3.0)
     for explorer in (one, two):
         for _ in range(4):
-            explorer.draw_button.click()
+            asked(explorer, type="draw", times=1, chosen=explorer.chosen)
     assert one.draws == two.draws and len(set(one.draws)) > 1
     assert one.step.token_id == one.draws[-1]
-    assert "▸" in one.view.value and "drawn with seed 0" in repr(one)
-    two.seed_box.value = 1
+    assert "▸" in one.picture() and "drawn with seed 0" in repr(one)
+    two.set_state({"chosen": {**two.chosen, "seed": 1}})
     assert two.draws == []
     for _ in range(4):
-        two.draw_button.click()
+        two.draw()
     assert one.draws != two.draws
-    one.settings.sliders["top_k"].value = 1
+    moved(one, top_k=1)
     assert one.draws == [] and one.counts is None
 
 
 def test_a_thousand_draws_stand_beside_what_is_expected():
     explorer = bench(top_k=4, temperature=2.0)
-    explorer.draw_many_button.click()
+    explorer.draw(1000)
     p = explorer.scores[0].softmax(-1)
     assert explorer.counts.sum() == 1000
     assert set(explorer.counts.nonzero().flatten().tolist()) <= set(p.nonzero().flatten().tolist())
@@ -185,7 +201,7 @@ def test_a_thousand_draws_stand_beside_what_is_expected():
     rows = [r for r in explorer.rows() if r["after"] is not None]
     assert sum(r["count"] for r in explorer.rows()) == 1000
     expected = f"{1000 * rows[0]['after']:.1f} ±"
-    assert expected in explorer.view.value and "expected of 1,000" in explorer.view.value
+    assert expected in explorer.picture() and "expected of 1,000" in explorer.picture()
     near = re.search(r"(\d+) of (\d+) counts", repr(explorer))
     assert int(near[2]) == len(rows) == 4
 
@@ -193,24 +209,21 @@ def test_a_thousand_draws_stand_beside_what_is_expected():
 def test_a_new_prompt_is_read_once(monkeypatch):
     explorer = bench()
     count = passes(explorer.model, monkeypatch)
-    explorer.prompt_box.value = "another one"
-    explorer.wait(30)
+    retyped(explorer, "another one")
     assert len(count) == 1
     ids = tiny.tokenizer()("another one", return_tensors="pt").input_ids
     torch.testing.assert_close(explorer.position.logits, explorer.model(ids).logits[:, -1])
-    assert "another one" in explorer.view.value and "'another one'" in repr(explorer)
+    assert "another one" in explorer.picture() and "'another one'" in repr(explorer)
 
 
 @pytest.mark.parametrize("prompt, words", [("", "no tokens"), ("x" * 500, "context of 128")])
 def test_a_bad_prompt_is_refused_in_words_and_the_next_one_works(prompt, words):
     explorer = bench()
-    before = explorer.view.value
-    explorer.prompt_box.value = prompt
-    explorer.wait(30)
-    assert words in explorer.message.value and explorer.view.value == before
-    explorer.prompt_box.value = "good"
-    explorer.wait(30)
-    assert explorer.message.value == "" and "good" in explorer.view.value
+    before = explorer.picture()
+    retyped(explorer, prompt)
+    assert words in explorer.message and explorer.picture() == before
+    retyped(explorer, "good")
+    assert explorer.message == "" and "good" in explorer.picture()
 
 
 def test_at_the_start_bad_arguments_raise():
@@ -228,16 +241,9 @@ def test_at_the_start_bad_arguments_raise():
 
 def test_a_value_beyond_the_sliders_is_kept():
     explorer = bench(temperature=9.0, top_k=250)
-    assert explorer.settings.on == {"temperature": 9.0, "top_k": 250}
-
-
-def test_all_off_is_one_change():
-    explorer = bench(temperature=0.5, top_k=3, repetition_penalty=1.2)
-    drawn = []
-    explorer.view.observe(drawn.append, "value")
-    explorer.settings.reset()
-    assert explorer.settings.on == {} and len(drawn) == 1
-    assert explorer.scores is explorer.position.logits
+    assert explorer.settings == {"temperature": 9.0, "top_k": 250}
+    bounds = {s["name"]: s["max"] for column in explorer.state["columns"] for s in column}
+    assert bounds["temperature"] == 9.0 and bounds["top_k"] == 250
 
 
 def test_a_prompts_own_tokens_are_not_generated_ones():
@@ -251,15 +257,14 @@ def test_a_prompts_own_tokens_are_not_generated_ones():
 
 def test_hostile_tokens_and_prompts_stay_text():
     explorer = lv.SamplerBench(hostile.model(), hostile.tokenizer(), hostile.PROMPT, top_k=9)
-    explorer.draw_button.click()
-    explorer.draw_many_button.click()
+    explorer.draw()
+    explorer.draw(1000)
     assert any(text in repr(explorer) for text in hostile.TEXTS)
     assert_leaves_a_picture(explorer)
-    explorer.prompt_box.value = "hello </textarea><script>alert(1)</script> $x$ world"
-    explorer.wait(30)
-    assert "&lt;/textarea&gt;" in explorer.view.value
+    retyped(explorer, "hello </textarea><script>alert(1)</script> $x$ world")
+    assert "&lt;/textarea&gt;" in explorer.picture()
     assert_leaves_a_picture(explorer)
-    assert_harmless(explorer.message.value)
+    assert_harmless(explorer.message)
     explorer.figure().figure.canvas.draw()
     plt.close("all")
 
@@ -267,12 +272,12 @@ def test_hostile_tokens_and_prompts_stay_text():
 def test_it_leaves_a_picture_with_the_call():
     explorer = bench(top_p=0.8)
     assert_leaves_a_picture(explorer)
-    assert "top_k=0, top_p=0.8" in explorer._repr_mimebundle_()["text/html"]
+    assert "top_k=0, top_p=0.8" in explorer._repr_mimebundle_()[0]["text/html"]
 
 
 def test_the_figure_shows_the_same_numbers():
     explorer = bench(top_k=5)
-    explorer.draw_many_button.click()
+    explorer.draw(1000)
     ax = explorer.figure()
     rows = explorer.rows()
     widths = [bar.get_width() for bar in ax.patches]
@@ -287,52 +292,97 @@ def test_the_figure_shows_the_same_numbers():
 def test_on_the_default_model(default_model):
     explorer = lv.SamplerBench(*default_model, "The capital of France is", top_p=0.9)
     assert repr(explorer).splitlines()[2].startswith("␣Paris  77.")
-    assert "of 49,152 tokens" in explorer.view.value
+    assert "of 49,152 tokens" in explorer.picture()
 
 
-def test_a_rounding_error_from_the_browser_is_no_change():
+def test_what_the_browser_says_is_checked_and_undone():
+    explorer = bench(temperature=2.0, seed=3)
+    explorer.draw()
+    before, draws = dict(explorer.chosen), list(explorer.draws)
+    for bad in (
+        {"settings": {"temperature": 0}, "seed": 3}, {"settings": {"topk": 3}, "seed": 3}, {},
+        {"settings": {"temperature": "hot"}, "seed": 3}, {"settings": [], "seed": 3},
+        {"settings": {}, "seed": -1}, {"settings": {"suppress_tokens": [3]}, "seed": 0},
+    ):  # fmt: skip
+        explorer.set_state({"chosen": bad})
+        assert explorer.message and explorer.chosen == before and explorer.draws == draws
+        with pytest.raises((TypeError, ValueError)):
+            explorer.chosen = bad
+    moved(explorer, temperature=3)
+    assert explorer.message == "" and "temperature=3.0" in repr(explorer)  # JSON has no 3.0
+    for content in ({"type": "draw", "times": 7}, {"type": "read", "prompt": 5}, {"type": "no"}):
+        asked(explorer, **content)
+    assert explorer.settings == {"temperature": 3.0}
+
+
+def test_what_only_python_computes_follows_a_slider_that_is_let_go_of():
+    def lifts(ids, scores):
+        return scores.index_fill(-1, torch.tensor([200]), 1.0 + scores.max().item())
+
+    explorer = bench(logits_processor=lifts, guidance_scale=1.5, repetition_penalty=1.3)
+    state, size = explorer.state, tiny.VOCABULARY
+    assert state["computed"]["names"] == ["guidance_scale", "logits_processor"]
+    on = [["guidance_scale", "1.5"], ["repetition_penalty", 1.3]]
+    assert state["computed"]["before"] == [[], on]
+    for value in (1.3, 2.0):
+        moved(explorer, repetition_penalty=value)
+        rows = torch.frombuffer(bytearray(explorer.computed), dtype=torch.float32)
+        assert torch.equal(rows[size:], explorer.scores[0])
+        assert explorer.scores.argmax() == 200
+    assert explorer.state["computed"]["before"][1][1] == ["repetition_penalty", 2.0]
+    assert "guidance_scale=1.5" in explorer.call and "logits_processor=[lifts]" not in explorer.call
+
+
+def test_guidance_is_what_generate_makes_of_it():
+    explorer = bench(guidance_scale=1.7)
+    run = lv.generate(
+        explorer.model, explorer.tokenizer, PROMPT, max_new_tokens=1, guidance_scale=1.7
+    )
+    assert run.sequences[0, -1] == explorer.scores.argmax()
+
+
+@pytest.mark.parametrize("settings", [{"suppress_tokens": list(range(tiny.VOCABULARY))}])
+def test_settings_that_leave_no_token_are_refused(settings):
+    with pytest.raises(ValueError, match="−inf for every token"):
+        bench(**settings)
+
+
+# The page
+
+
+def test_the_page_holds_the_state_and_nothing_that_runs(tmp_path):
+    explorer = lv.SamplerBench(hostile.model(), hostile.tokenizer(), hostile.PROMPT, top_k=9)
+    path = explorer.to_html(tmp_path / "a.html")
+    text = path.read_text()
+    assert "default-src 'none'" in text and '<html lang="en">' in text
+    data = re.search(r'<script type="application/json" class="llmviz-state">(.*?)</script>', text)
+    assert "<" not in data[1]
+    parts = json.loads(data[1])
+    assert parts["state"]["prompt"] == hostile.PROMPT and len(parts["labels"]) == 259
+    assert parts["chosen"] == explorer.chosen
+    assert base64.b64decode(parts["bytes"]["logits"]) == explorer.logits
+    assert text.count("<script") == 2 and "http:" not in text.replace("http://www.w3.org", "")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.html"]
+
+
+def test_a_path_that_will_not_do_is_refused_by_name(tmp_path):
     explorer = bench()
-    explorer.draw_many_button.click()
-    counts = explorer.counts
-    explorer.settings.sliders["temperature"].value = 1.0000000000000002
-    assert explorer.counts is counts
-    explorer.settings.sliders["temperature"].value = 1.05
-    assert explorer.counts is None
-
-
-def test_a_drag_leaves_the_threads_of_torch_alone(monkeypatch):
-    """They are the whole process's: a cell that runs beside the drag would lose them."""
-    explorer = bench()
-    monkeypatch.setattr(torch, "set_num_threads", lambda _: pytest.fail("threads were changed"))
-    explorer.settings.sliders["top_k"].value = 5
-    assert "top_k=5" in repr(explorer)
+    for bad in ("", 5, None, b"a.html", tmp_path, tmp_path / "no" / "a.html", "a\0b", "x" * 5000):
+        with pytest.raises((TypeError, ValueError, OSError), match="path="):
+            explorer.to_html(bad)
+    (tmp_path / "a.html").write_text("old")
+    (tmp_path / "link.html").symlink_to(tmp_path / "a.html")
+    explorer.to_html(str(tmp_path / "link.html"))
+    assert "SamplerBench of" in (tmp_path / "a.html").read_text()
+    assert (tmp_path / "link.html").is_symlink()
 
 
 def test_no_negative_zero():
     explorer = bench(top_k=1)
-    assert "→ 0.00 bits" in repr(explorer) and "-0.00" not in repr(explorer) + explorer.view.value
+    assert "→ 0.00 bits" in repr(explorer) and "-0.00" not in repr(explorer) + explorer.picture()
 
 
 def test_settings_are_shown_as_given():
     explorer = bench(temperature=0.123456789, top_p=0.98765432198)
     assert "temperature=0.123456789, top_p=0.98765432198" in repr(explorer)
     assert "temperature=0.123456789" in explorer.call
-
-
-def test_after_an_error_the_sliders_are_where_the_picture_is(monkeypatch):
-    explorer = bench(temperature=0.7, seed=3)
-    explorer.draw_button.click()
-    draws = explorer.draws
-
-    def fails(*_):
-        raise RuntimeError("no memory")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(explorer, "process", fails)
-        explorer.settings.sliders["temperature"].value = 2.0
-        assert "RuntimeError: no memory" in explorer.message.value
-        assert explorer.settings.sliders["temperature"].value == 0.7
-        explorer.seed_box.value = 9
-        assert explorer.seed_box.value == 3 and explorer.draws == draws
-    explorer.settings.sliders["temperature"].value = 2.0
-    assert "temperature=2.0" in repr(explorer) and explorer.message.value == ""

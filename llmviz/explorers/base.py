@@ -79,7 +79,8 @@ class Explorer(anywidget.AnyWidget):
     @traitlets.validate("chosen")
     def _check_chosen(self, proposal) -> dict:
         self.check_open()
-        return self.take(proposal["value"])
+        with self._lock:
+            return self.take(proposal["value"])
 
     def set_state(self, sync_data: dict) -> None:
         """Take over what the browser has changed; what will not do is said there, and undone."""
@@ -91,6 +92,7 @@ class Explorer(anywidget.AnyWidget):
                 self.say(reason(error), alert=True)
                 self.send_state("chosen")
             else:
+                self.message = ""
                 super().set_state(sync_data)
 
     def _on_message(self, _, content, buffers) -> None:
@@ -99,6 +101,7 @@ class Explorer(anywidget.AnyWidget):
         if handler is None or self._closed:
             return
         with self._lock:
+            self.message = ""  # the browser's own line is empty when it asks for something
             try:
                 if "chosen" in content:  # so far it may still be under way
                     self.chosen = content["chosen"]
@@ -214,14 +217,14 @@ class Explorer(anywidget.AnyWidget):
         self.model = self.tokenizer = None
 
     def __repr__(self) -> str:
-        if self._closed:
-            return f"{type(self).__name__}, closed"
-        return self.as_text()
+        with vars(self).get("_lock") or nullcontext():
+            return f"{type(self).__name__}, closed" if self._closed else self.as_text()
 
     def _repr_mimebundle_(self, **kwargs):
         """What anywidget shows live, and for a notebook without its kernel the present picture."""
-        data, metadata = super()._repr_mimebundle_(**kwargs)
-        return {**data, "text/html": self.still(), "text/plain": repr(self)}, metadata
+        with self._lock:
+            data, metadata = super()._repr_mimebundle_(**kwargs)
+            return {**data, "text/html": self.still(), "text/plain": repr(self)}, metadata
 
 
 def _result(steps: Generator, stopped: threading.Event, progress: Callable[[int, int], object]):

@@ -250,7 +250,7 @@ const changes = {
 
 const mapped = (ids, to) => new Map([...ids].map((id) => [id, to(id)]));
 const never = (ids) => () => mapped(ids, () => -Infinity);
-const endsIn = (ids, end) => ids.length >= end.length && end.every((id, j) => ids[ids.length - end.length + j] === id);
+const endsIn = (ids, end) => end.every((id, j) => ids[ids.length - end.length + j] === id);
 
 /** All is ruled out but these, which are equal. */
 function forced(row, ids) {
@@ -285,8 +285,19 @@ function process(row, text, settings, computed = {}) {
   return stages;
 }
 
+/** Divided by a temperature: the order stays, but scores that are now equal go by their ids. */
 function cooled({ ids, scores, score }, by) {
-  return new Row(ids, scores.map((x) => x / by), (id) => f32(score(id) / by));
+  scores = scores.map((x) => x / by);
+  for (let r = 1, sorted = ids; r < scores.length; r++) {
+    if (scores[r] !== scores[r - 1] || ids[r] < ids[r - 1]) continue;
+    if (ids === sorted) ids = ids.slice();
+    let from = r - 1, to = r + 1;
+    while (from > 0 && scores[from - 1] === scores[r]) from--;
+    while (to < scores.length && scores[to] === scores[r]) to++;
+    ids.subarray(from, to).sort().reverse();
+    r = to;
+  }
+  return new Row(ids, scores, (id) => f32(score(id) / by));
 }
 
 // ---- 2 · Building the page: text is set as text, so no token can be read as HTML ------------------
@@ -421,7 +432,7 @@ const STYLE = `
 .llmviz label { color: var(--muted); font-size: 12px; }
 .llmviz .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr));
   gap: 0 28px; margin: 6px 0; }
-.llmviz .slider { display: grid; grid-template-columns: 132px minmax(60px, 1fr) 74px; gap: 8px;
+.llmviz .slider { display: grid; grid-template-columns: 148px minmax(60px, 1fr) 74px; gap: 8px;
   align-items: center; min-height: 28px; }
 .llmviz .slider.off label { opacity: .8; } .llmviz .slider:not(.off) label { color: var(--ink); font-weight: 600; }
 .llmviz input[type=range] { width: 100%; margin: 0; accent-color: var(--after); height: 24px; }
@@ -437,7 +448,7 @@ const STYLE = `
 .llmviz .look.query { border-color: var(--chosen); outline: 1px solid var(--chosen); }
 .llmviz .words { text-align: left; } .llmviz .verdict { font-size: 14px; font-weight: 600; margin: 6px 0; }
 .llmviz .chain [role=columnheader]:last-child { text-align: left; }
-.llmviz .field { display: grid; grid-template-columns: 132px 1fr; gap: 8px; align-items: center; margin: 4px 0; }
+.llmviz .field { display: grid; grid-template-columns: 148px 1fr; gap: 8px; align-items: center; margin: 4px 0; }
 .llmviz button { font: inherit; color: var(--ink); background: transparent; border: 1px solid var(--faint);
   border-radius: 4px; padding: 3px 12px; cursor: pointer; min-height: 26px; }
 .llmviz button:hover { border-color: var(--after); }
@@ -448,6 +459,7 @@ const STYLE = `
 .llmviz .figures { display: flex; flex-wrap: wrap; gap: 2px 24px; margin: 8px 0 4px; color: var(--muted); }
 .llmviz .figures b { color: var(--ink); font-variant-numeric: tabular-nums; }
 .llmviz .rows { display: grid; gap: 1px 10px; align-items: center; font-variant-numeric: tabular-nums; }
+.llmviz .scroll { overflow-x: auto; } .llmviz .chain { min-width: 720px; } .llmviz .counted { min-width: 520px; }
 .llmviz .rows .head { color: var(--muted); font-size: 12px; }
 .llmviz .rows .n { text-align: right; white-space: nowrap; }
 .llmviz .token { font-family: ui-monospace, monospace; white-space: pre; overflow: hidden; text-overflow: ellipsis; }
@@ -483,8 +495,12 @@ const STYLE = `
 .llmviz .quiet { color: var(--muted); } .llmviz .rows .words { text-align: left; white-space: normal; }
 .llmviz select { font: inherit; color: inherit; background: var(--paper); border: 1px solid var(--faint); border-radius: 4px; padding: 2px 6px;
   justify-self: start; min-height: 26px; }
-@container (max-width: 520px) { .llmviz .slider, .llmviz .field { grid-template-columns: 104px minmax(40px, 1fr) 64px; }
-  .llmviz .field { grid-template-columns: 1fr; } .llmviz .wide { display: none; } }
+@container (max-width: 560px) {
+  .llmviz .slider { grid-template-columns: 1fr 74px; gap: 0 8px; margin-bottom: 4px; }
+  .llmviz .slider label { grid-column: 1 / -1; }
+  .llmviz .field { grid-template-columns: 1fr; gap: 2px; }
+}
+@media (pointer: coarse) { .llmviz :is(input, button, select) { min-height: 40px; } }
 @media print { .llmviz .columns, .llmviz .bar, .llmviz .field { display: none; } }
 `;
 
@@ -492,7 +508,7 @@ const styled = new WeakSet();
 
 /** A root for an explorer, styled, in the theme of the page around it, and deaf to its shortcuts. */
 function frame(el) {
-  const root = h("div", { class: "llmviz", "data-lm-suppress-shortcuts": "true" });
+  const root = h("div", { class: "llmviz llmviz-explorer tex2jax_ignore mathjax_ignore", "data-lm-suppress-shortcuts": "true" });
   root.addEventListener("keydown", (event) => event.stopPropagation());
   const page = el.getRootNode();
   const home = page.adoptedStyleSheets ? page : document;
@@ -584,8 +600,7 @@ class Explorer {
     root.append(this.line);
     host.on("msg:custom", ({ type, text, alert, busy }) => {
       if (type !== "message") return;
-      this.say(text, alert, busy);
-      if (alert) this.settle();
+      this.say(text, alert, busy); // a text that was refused stays in its field, to be mended
     });
     host.on("change:state", () => { this.taken(); this.put(host.chosen); this.update(); });
     host.on("change:answer", () => { this.answered(); this.update(); });
@@ -606,10 +621,16 @@ class Explorer {
     write(this.message, alert ? `Not possible: ${text}` : text);
   }
   /** Ask Python for something; what it answers comes as a message, or in a trait. */
-  ask(type, content = {}) { this.host.send({ type, chosen: this.chosen, ...content }); }
+  ask(type, content = {}) {
+    this.say("");
+    this.host.send({ type, chosen: this.chosen, ...content });
+  }
   /** An input was moved: `done` when it was let go of. */
   changed(done) {
-    if (this.line.classList.contains("alert")) this.say("");
+    if (this.line.classList.contains("alert")) {
+      this.say("");
+      this.settle();
+    }
     this.update();
     if (done) this.host.tell(this.chosen);
   }
@@ -816,6 +837,7 @@ class SamplerBench extends PositionExplorer {
     const highest = Math.max(...rows.map((row) => Math.max(row.before, row.after)));
     const scale = [0.05, 0.1, 0.2, 0.5].find((s) => highest <= s) ?? 1;
     write(this.scale, `the longest bar is ${Math.round(100 * scale)}%`);
+    this.table.classList.toggle("counted", counted);
     grid(this.table, head, rows, counted
       ? "1em minmax(60px, max-content) minmax(60px, 1fr) 4em 4em 8em 4em"
       : "1em minmax(60px, max-content) minmax(60px, 1fr) 4em 4em", (cells, row) => {
@@ -981,12 +1003,12 @@ function reason(name, value, before, after, id, times, generated) {
     case "top_p": {
       let sum = 0;
       for (let i = 0; before.row.scores[before.from + i] > was; i++) sum += before.p[i];
-      return `more likely tokens hold ${share(sum)} ${cut ? "≥" : "<"} ${+(100 * value).toPrecision(12)}%`;
+      return `likelier tokens hold ${share(sum)} ${cut ? "≥" : "<"} ${+(100 * value).toPrecision(12)}%`;
     }
-    case "min_p": return `${share(p, 2)} ${cut ? "<" : "≥"} ${value} · ${share(before.p[0], 2)}, of the most likely`;
+    case "min_p": return `${share(p, 2)} ${cut ? "<" : "≥"} ${value} · ${share(before.p[0], 2)}, of the likeliest`;
     case "typical_p": return `surprisal ${(-Math.log2(p)).toFixed(2)}, entropy ${bits(before)} bits: `
       + `${cut ? "not " : ""}among the closest that hold ${+(100 * value).toPrecision(12)}%`;
-    case "epsilon_cutoff": return `${share(p, 3)} ${cut ? "<" : "≥"} ${share(value, 3)}`;
+    case "epsilon_cutoff": return `${share(p, 3)} ${cut ? "<" : "≥"} ${+(100 * value).toPrecision(12)}%`;
     case "eta_cutoff": return `${share(p, 3)} ${cut ? "<" : "≥"} ${share(Math.min(value, Math.sqrt(value) * Math.exp(-before.entropy)), 3)}`;
     default: return cut ? `ruled out by ${name}` : `score ${was.toFixed(2)} → ${after.row.score(id).toFixed(2)}`;
   }

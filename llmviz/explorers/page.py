@@ -17,6 +17,10 @@ from ..tokens import printable
 _MODULE = Path(__file__).with_name("explorers.js")
 # Draws each state that stands in the page, in an element after it.
 _START = """
+const page = new CSSStyleSheet();
+page.replaceSync(`body { margin: 12px; } .llmviz { margin: 0 auto 16px; }
+  @media (prefers-color-scheme: dark) { body { background: #0d1014; } }`);
+document.adoptedStyleSheets = [...document.adoptedStyleSheets, page];
 for (const data of document.querySelectorAll("script.llmviz-state")) {
   const parts = JSON.parse(data.textContent);
   for (const [name, text] of Object.entries(parts.bytes))
@@ -79,17 +83,19 @@ def save(path: str | os.PathLike, text: str) -> Path:
     name, path = arguments.shown(path), Path(path)
     if not path.name or "\0" in str(path):
         raise ValueError(f"path={name}: it must be the path of a file to write, such as 'a.html'")
-    path = Path(os.path.realpath(path))
-    if path.exists() and not path.is_file():
-        raise OSError(f"path={name}: there is something that is no file")
-    if not path.parent.is_dir():
-        raise OSError(f"path={name}: there is no folder {arguments.shown(str(path.parent))}")
-    temporary = path.with_name(f".{uuid4().hex}.html")
+    temporary = None
     try:
+        path = Path(os.path.realpath(path))
+        if path.exists() and not path.is_file():
+            raise OSError("there is something that is no file")
+        if not path.parent.is_dir():
+            raise OSError(f"there is no folder {arguments.shown(str(path.parent))}")
+        temporary = path.with_name(f".{uuid4().hex}.html")
         temporary.write_text(text, encoding="utf-8", newline="\n")
         temporary.replace(path)
     except OSError as error:
         raise OSError(f"path={name}: {error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
     return path

@@ -62,6 +62,29 @@ def _with_kernel(lab, setup):
         yield notebook
 
 
+@pytest.fixture
+def opened(lab, tmp_path):
+    """Opens an explorer's page; fails if it asks for anything, or says anything in the console."""
+    page, heard = lab.page(), []
+    page.heard = heard
+    page.on("console", lambda message: heard.append(message.text))
+    page.on("pageerror", lambda error: heard.append(str(error)))
+    page.on("request", lambda request: heard.append(request.url))
+
+    def opens(explorer, scheme="light", width=960):
+        path = explorer.to_html(tmp_path / "page.html")
+        page.emulate_media(color_scheme=scheme)
+        page.set_viewport_size({"width": width, "height": 900})
+        page.goto(path.as_uri())
+        page.locator(".llmviz").wait_for()
+        heard.remove(path.as_uri())
+        return page
+
+    yield opens
+    page.close()
+    assert not heard
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     """After a failure: what the reader would have seen, in words and as a screenshot."""

@@ -39,6 +39,9 @@ TINY_SETUP = (
     "model, tokenizer = tiny.model('llama'), tiny.tokenizer()"
 )
 
+# Where an explorer is drawn: one that lives in the browser, or one of ipywidgets.
+EXPLORER = ".llmviz, .llmviz-explorer"
+
 
 class Lab:
     """A server over an empty folder, with a browser.
@@ -83,16 +86,6 @@ class Lab:
                 nbformat.v4.new_code_cell("shown", outputs=[output], execution_count=count)
             )
         return self._write(cells, markdown)
-
-    def executed(self, *sources: str, markdown: str = "") -> str:
-        """As `saved`, but run by a kernel: slow, and to be replaced by `saved`."""
-        name = self.write(*sources, markdown=markdown)
-        command = [sys.executable, "-m", "tests.save_notebooks", str(self.folder / name)]
-        done = subprocess.run(
-            command, cwd=ROOT, env=_environment(), capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return name
 
     def _write(self, cells: list, markdown: str) -> str:
         self._made += 1

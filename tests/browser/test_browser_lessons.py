@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from tests.browser.lab import ROOT
+from tests.browser.lab import EXPLORER, ROOT
 
 LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 EXPLORERS = {"Stepper", "Comparison", "BeamExplorer", "ProcessorChain", "Inside", "SamplerBench"}
@@ -82,7 +82,7 @@ def test_explorers_of_the_lessons_are_drawn_live(real):
     real.show(*sources)
     for cell, shown in zip(real.cells()[1:], list(real.every_cell())[1:], strict=True):
         assert not [o for o in cell["outputs"] if o["output_type"] != "execute_result"]
-        explorer = shown.locator(".llmviz-explorer")
+        explorer = shown.locator(EXPLORER).first
         explorer.wait_for()
         # Its controls, and its picture: there are words in it, and it is not flat.
         assert explorer.locator("input, select, button, [role=slider]").count() > 2

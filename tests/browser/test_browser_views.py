@@ -5,6 +5,7 @@ import IPython.display
 
 import llmviz as lv
 from tests import hostile as texts
+from tests.browser.lab import EXPLORER
 
 RUNS = """\
 run = lv.generate(model, tokenizer, prompt, max_new_tokens=6)
@@ -75,10 +76,11 @@ def check(notebook, *, live: bool) -> None:
     first = len(notebook.cells()) - len(EXPLORERS)
     for number, cell in enumerate(notebook.every_cell()):
         if live and number >= first:
-            cell.locator(".llmviz-explorer").wait_for()
+            cell.locator(EXPLORER).first.wait_for()
         notebook.page.wait_for_timeout(150)
         output = cell.locator(".jp-OutputArea-output")
-        found = f":is({MATHEMATICS}, script, svg, iframe, [onerror], [onload], a[href])"
+        runs = "script, svg:not(.llmviz svg), iframe, [onerror], [onload], a[href]"
+        found = f":is({MATHEMATICS}, {runs})"
         assert output.locator(found).count() == 0, output.locator(found).first.inner_html()
         seen += "".join(output.all_inner_texts())
     # The hostile texts are there, and are texts.
