@@ -87,16 +87,6 @@ class Lab:
             )
         return self._write(cells, markdown)
 
-    def executed(self, *sources: str, markdown: str = "") -> str:
-        """As `saved`, but run by a kernel: slow, and to be replaced by `saved`."""
-        name = self.write(*sources, markdown=markdown)
-        command = [sys.executable, "-m", "tests.save_notebooks", str(self.folder / name)]
-        done = subprocess.run(
-            command, cwd=ROOT, env=_environment(), capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return name
-
     def _write(self, cells: list, markdown: str) -> str:
         self._made += 1
         name = f"scratch-{self._made}.ipynb"

@@ -11,7 +11,6 @@ from llmviz.formats import fixed, given
 from llmviz.tokens import clipped
 from tests import hostile as bad
 from tests import tiny
-from tests.browser.lab import SETUP
 from tests.browser.pages import MOVE, milliseconds, move, opened, overflow, unnamed
 from tests.scripted import Scripted, drawn
 from tests.test_explorers_beams import ending, letters
@@ -278,10 +277,11 @@ def test_in_lab_hostile_tokens_run_nothing(hostile):
     assert not hostile.hacked() and root.locator("img, script").count() == 0
 
 
-def test_a_saved_notebook_keeps_picture_and_colours(lab):
+def test_a_saved_notebook_keeps_picture_and_colours(lab, default_model):
     """Untrusted, without a kernel."""
-    cell = BEAMS.format("'I enjoy walking with my cute dog'", 10)
-    with lab.notebook(lab.executed(SETUP, cell), kernel=False) as notebook:
+    text = "I enjoy walking with my cute dog"
+    beams = lv.BeamExplorer(*default_model, text, max_new_tokens=10)
+    with lab.notebook(lab.saved(beams), kernel=False) as notebook:
         tree = notebook.page.locator(".jp-OutputArea-output img").last
         tree.wait_for()
         assert tree.evaluate("i => i.naturalWidth > 500")

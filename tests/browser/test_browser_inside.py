@@ -10,7 +10,6 @@ import llmviz as lv
 from llmviz.tokens import clipped
 from tests import hostile as bad
 from tests import tiny
-from tests.browser.lab import SETUP
 from tests.browser.pages import MOVE, milliseconds, move, opened, overflow, unnamed
 
 INSIDE = "lv.Inside(model, tokenizer, 'The capital of France is', layer=10, head=3)"
@@ -180,8 +179,9 @@ def test_in_lab_hostile_tokens_stay_text(hostile):
     assert not hostile.hacked() and root.locator("img, script").count() == 0
 
 
-def test_untrusted_and_without_a_kernel_it_is_still_there(lab):
-    with lab.notebook(lab.executed(SETUP, INSIDE), kernel=False) as notebook:
+def test_untrusted_and_without_a_kernel_it_is_still_there(lab, default_model):
+    explorer = lv.Inside(*default_model, "The capital of France is", layer=10, head=3)
+    with lab.notebook(lab.saved(explorer), kernel=False) as notebook:
         picture = notebook.page.locator(".jp-OutputArea-output img").first
         picture.wait_for()
         assert picture.evaluate("image => image.naturalWidth") > 800
