@@ -28,8 +28,10 @@ function sortedRow(logits) {
 class Row {
   constructor(ids, scores, score) { Object.assign(this, { ids, scores, score }); }
   /** Where a token stands, from 0. */
-  find(id) {
-    const score = this.score(id), { ids, scores } = this;
+  find(id) { return this.place(id, this.score(id)); }
+  /** Where a token would stand with this score. */
+  place(id, score) {
+    const { ids, scores } = this;
     let low = 0, high = ids.length;
     while (low < high) {
       const middle = (low + high) >> 1, at = scores[middle];
@@ -47,19 +49,27 @@ class Row {
 /** The same row with the scores of a few tokens changed: `changed` is a Map from id to score. */
 function withChanges(row, changed) {
   if (!changed.size) return row;
-  const before = row.score;
+  const before = row.score, n = row.ids.length, ids = new Uint32Array(n), scores = new Float32Array(n);
   const moved = [...changed].sort(([i, a], [j, b]) => b - a || j - i);
-  const n = row.ids.length, ids = new Uint32Array(n), scores = new Float32Array(n);
-  let at = 0, next = 0;
-  const put = (id, score) => { ids[at] = id; scores[at++] = score; };
-  for (let r = 0; r < n; r++) {
-    const id = row.ids[r], score = row.scores[r];
-    if (changed.has(id)) continue;
-    while (next < moved.length && (moved[next][1] > score ||
-           (moved[next][1] === score && moved[next][0] > id))) put(...moved[next++]);
-    put(id, score);
+  const gone = [...changed.keys()].map((id) => row.find(id)).sort((a, b) => a - b);
+  let at = 0, from = 0, next = 0;
+  const copy = (to) => {
+    if (to <= from) return;
+    ids.set(row.ids.subarray(from, to), at);
+    scores.set(row.scores.subarray(from, to), at);
+    at += to - from;
+    from = to;
+  };
+  const copyUpTo = (to) => { // without what has moved
+    for (; next < gone.length && gone[next] < to; from = gone[next++] + 1) copy(gone[next]);
+    copy(to);
+  };
+  for (const [id, score] of moved) {
+    copyUpTo(row.place(id, score));
+    ids[at] = id;
+    scores[at++] = score;
   }
-  while (next < moved.length) put(...moved[next++]);
+  copyUpTo(n);
   return new Row(ids, scores, (id) => changed.get(id) ?? before(id));
 }
 
@@ -68,13 +78,20 @@ class Stage {
   constructor(name, row, from = 0, to = possible(row)) {
     Object.assign(this, { name, row, from, to });
   }
+  /** What the softmax divides by, relative to the highest score. */
+  get sum() {
+    if (this._sum === undefined) {
+      const { scores } = this.row, { from, to } = this, top = scores[from];
+      this._sum = 0;
+      for (let r = from; r < to; r++) this._sum += Math.exp(scores[r] - top);
+    }
+    return this._sum;
+  }
   /** softmax over the stretch: float32 in the row's order, indexed from `from`. */
   get p() {
     if (!this._p) {
-      const { scores } = this.row, { from, to } = this, p = new Float32Array(to - from);
-      let sum = 0;
-      for (let r = from; r < to; r++) sum += p[r - from] = Math.exp(scores[r] - scores[from]);
-      for (let i = 0; i < p.length; i++) p[i] = p[i] / sum;
+      const { scores } = this.row, { from, to, sum } = this, p = new Float32Array(to - from);
+      for (let r = from; r < to; r++) p[r - from] = Math.exp(scores[r] - scores[from]) / sum;
       this._p = p;
     }
     return this._p;
@@ -82,10 +99,8 @@ class Stage {
   /** In nats. */
   get entropy() {
     if (this._entropy === undefined) {
-      const { scores } = this.row, { from, p } = this;
-      let sum = 0, mean = 0;
-      for (let i = 0; i < p.length; i++) sum += Math.exp(scores[from + i] - scores[from]);
-      const log = Math.log(sum);
+      const { scores } = this.row, { from, p } = this, log = Math.log(this.sum);
+      let mean = 0;
       for (let i = 0; i < p.length; i++) mean -= p[i] * (scores[from + i] - scores[from] - log);
       this._entropy = mean;
     }
@@ -93,8 +108,8 @@ class Stage {
   }
   /** A token's probability: 0 where it was ruled out. */
   probability(id) {
-    const at = this.row.find(id);
-    return at >= this.from && at < this.to ? this.p[at - this.from] : 0;
+    const { scores, score } = this.row;
+    return this.keeps(id) ? f32(Math.exp(score(id) - scores[this.from]) / this.sum) : 0;
   }
   keeps(id) {
     const at = this.row.find(id);
@@ -267,7 +282,7 @@ function forced(row, ids) {
 function process(row, text, settings, computed = {}) {
   const ids = text.input_ids, generated = ids.slice(text.prompt_length), size = row.ids.length;
   const eos_token_ids = text.eos_token_ids.filter((id) => id < size);
-  const on = ORDER.filter((name) => name in settings), stages = [new Stage("logits", row)];
+  const on = ORDER.filter((name) => name in settings), stages = [(row.stage ??= new Stage("logits", row))];
   on.forEach((name, i) => {
     const value = settings[name], stage = stages.at(-1);
     const next = (made) => stages.push(new Stage(name, made));
