@@ -309,7 +309,7 @@ def test_the_code_shown_gives_what_is_shown_whatever_a_model_brings(brought):
     assert "✓" in repr(beams), beams.call
     assert result_of_code(beams).tolist() == beams.run.sequences.tolist()
     bench = made("SamplerBench", "hello hello", model=model, temperature=2.0, seed=5)
-    bench.draw_button.click()
+    bench.draw(1)
     output = result_of_code(bench)
     assert len(output) == 1 and output[0, len("hello hello")] == bench.draws[0]
 
@@ -328,7 +328,7 @@ def test_the_code_shown_gives_what_is_shown_whatever_a_model_brings(brought):
 @pytest.mark.parametrize("seed", [1, 2])
 def test_the_benchs_code_draws_what_is_drawn(settings, continuation, seed):
     bench = made("SamplerBench", continuation=continuation, seed=seed, **settings)
-    bench.draw_button.click()
+    bench.draw(1)
     output = result_of_code(bench)
     ids = output if isinstance(output, torch.Tensor) else output.sequences
     assert ids[0, len("hello" + continuation)] == bench.draws[0]
@@ -336,7 +336,7 @@ def test_the_benchs_code_draws_what_is_drawn(settings, continuation, seed):
 
 def test_the_code_shown_does_not_lead_out_of_the_context():
     bench = made("SamplerBench", "x" * 120)
-    bench.draw_button.click()
+    bench.draw(1)
     assert result_of_code(bench)[0, 120] == bench.draws[0]
 
 
