@@ -79,11 +79,10 @@ def pages(lab, folder: Path, moves: int) -> None:
 
 
 def notebooks(lab, moves: int) -> None:
-    calls = [f"lv.{name}(model, tokenizer, {PROMPT!r}, **{ON})" for name in EXPLORERS]
-    with lab.notebook(lab.write(SETUP, *calls)) as notebook:
+    with lab.notebook(lab.write(SETUP)) as notebook:
         notebook.run_all()
-        for number, name in enumerate(EXPLORERS):
-            explorer = notebook.explorer(number)
+        for name in EXPLORERS:
+            explorer = notebook.show(f"lv.{name}(model, tokenizer, {PROMPT!r}, **{ON})")
             times = milliseconds(notebook.page, explorer.root, moves)
             tell(f"{name}, JupyterLab, 49,152 scores", times)
 

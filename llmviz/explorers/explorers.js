@@ -491,6 +491,7 @@ const STYLE = `
 .llmviz .legend i { display: inline-block; width: 14px; height: 8px; margin: 0 4px 0 12px; }
 .llmviz pre { font: 12px/1.4 ui-monospace, monospace; white-space: pre-wrap; color: var(--muted);
   background: transparent; margin: 8px 0 0; overflow-wrap: anywhere; }
+.llmviz .legend:has(> .swatch) { display: block; }
 .llmviz .message { border-left: 4px solid var(--after); padding-left: 10px; margin: 6px 0; }
 .llmviz .message:empty { display: none; } .llmviz .message.alert { border-color: var(--bad); }
 .llmviz .scroll { overflow-x: auto; margin: 4px 0; } .llmviz svg { display: block; }
