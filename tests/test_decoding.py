@@ -204,7 +204,7 @@ def test_prefix_without_a_mask_takes_all_tokens_for_real():
         ({"penalty_alpha": True, "top_k": 4}, ValueError, "^penalty_alpha=True"),
         ({"dola_layers": "middle"}, ValueError, "^dola_layers='middle'"),
         ({"dola_layers": [True]}, ValueError, r"^dola_layers=\[True\]"),
-        ({"dola_layers": "high", "guidance_scale": 0}, ValueError, "^guidance_scale=0 with dola"),
+        ({"dola_layers": "high", "guidance_scale": 0}, ValueError, "^guidance_scale=0.0 with dola"),
         ({"assistant_model": "gpt2"}, TypeError, "^assistant_model must be"),
         ({"stop_strings": 3}, ValueError, "^stop_strings=3"),
         ({"stop_strings": [""]}, ValueError, r"^stop_strings=\[''\]"),
