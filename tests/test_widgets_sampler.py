@@ -2,6 +2,7 @@
 
 import math
 import re
+import threading
 
 import matplotlib.pyplot as plt
 import pytest
@@ -17,6 +18,8 @@ from transformers.generation.logits_process import (
 )
 
 import llmviz as lv
+from llmviz.widgets.position import _one_core
+from llmviz.widgets.sampler import SamplerBench
 from tests import hostile, tiny
 from tests.views import assert_harmless, assert_leaves_a_picture
 
@@ -300,12 +303,32 @@ def test_a_rounding_error_from_the_browser_is_no_change():
     assert explorer.counts is None
 
 
-def test_a_drag_leaves_the_threads_of_torch_alone(monkeypatch):
-    """They are the whole process's: a cell that runs beside the drag would lose them."""
-    explorer = bench()
-    monkeypatch.setattr(torch, "set_num_threads", lambda _: pytest.fail("threads were changed"))
-    explorer.settings.sliders["top_k"].value = 5
-    assert "top_k=5" in repr(explorer)
+def test_a_drag_takes_one_core_and_no_other_thread_loses_its_own(monkeypatch):
+    explorer, seen, begin = bench(), [], SamplerBench.begin
+    before = torch.get_num_threads()
+
+    def begins(self, *args):
+        seen.append(torch.get_num_threads())
+        return begin(self, *args)
+
+    def in_a_new_thread():
+        threads = []
+        thread = threading.Thread(target=lambda: threads.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        return threads
+
+    _one_core.cache_clear()
+    torch.set_num_threads(2)
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(SamplerBench, "begin", begins)
+            explorer.settings.sliders["top_k"].value = 5
+            explorer.settings.sliders["top_k"].value = 6
+        assert seen == [1, 1] and "top_k=6" in repr(explorer)
+        assert torch.get_num_threads() == 2 and in_a_new_thread() == [2]
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_no_negative_zero():

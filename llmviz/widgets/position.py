@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from os.path import commonprefix
 
+import torch
 from torch import LongTensor, Tensor
 
 from .. import arguments, processors
@@ -19,6 +21,16 @@ from .controls import Settings, plain_settings, switched_on, text_box
 
 # These need what is not known here: a second pass, and where the text will end.
 _NEVER = ("guidance_scale", "forced_eos_token_id")
+
+
+@cache
+def _one_core() -> ThreadPoolExecutor:
+    """A thread for which torch uses one core. No other thread's number of cores changes."""
+    cores, pool = torch.get_num_threads(), ThreadPoolExecutor(1, "llmviz-drag")
+    pool.submit(torch.get_num_threads).result()  # a thread's own number is made when first asked
+    pool.submit(torch.set_num_threads, 1).result()
+    torch.set_num_threads(cores)  # for threads to come, which would begin with the last one set
+    return pool
 
 
 @dataclass(frozen=True)
@@ -103,7 +115,8 @@ class PositionExplorer(Explorer):
         raise NotImplementedError
 
     def restart(self) -> None:
-        self._state = self.begin(self.position, self.settings.on)
+        # A second core gains nothing on one row of scores, and is taken from the browser.
+        self._state = _one_core().submit(self.begin, self.position, self.settings.on).result()
 
     def settle(self) -> None:
         self.settings.put(self.state.on)
