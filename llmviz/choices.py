@@ -56,7 +56,7 @@ def score_choices(
     check_model(model)
     check_tokenizer(tokenizer)
     batch_size = arguments.whole("batch_size", batch_size)
-    arguments.flag("add_special_tokens", add_special_tokens)
+    add_special_tokens = arguments.flag("add_special_tokens", add_special_tokens)
     choices = _checked_texts(prompt, choices)
 
     def ids(text: str) -> list[int]:

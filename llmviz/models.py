@@ -256,6 +256,9 @@ def setup_line(model) -> str:
     import torch
     import transformers
 
+    if not isinstance(model, transformers.PreTrainedModel):
+        kind = type(model).__name__
+        raise TypeError(f"model must be a model of transformers, such as llmviz.load gives: {kind}")
     return (
         f"llmviz {version('llmviz-course')} · torch {torch.__version__} · "
         f"transformers {transformers.__version__} · {type(model).__name__}, "

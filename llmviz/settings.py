@@ -12,10 +12,16 @@ from torch import Tensor
 from . import arguments
 
 _LEAST, _BELOW_1 = math.ulp(0.0), math.nextafter(1.0, 0.0)
+# What scores are multiplied or divided by: no score in float32 overflows within these.
+_SMALLEST, _LARGEST = 1e-30, 1e30
 
 
 def _number(low: float, high: float, wanted: str) -> Callable:
-    return lambda name, value, vocab_size: arguments.number(name, value, low, high, wanted=wanted)
+    def check(name: str, value, vocab_size) -> float:
+        # A float, which transformers insists on where it would take 2 for 2.0.
+        return float(arguments.number(name, value, low, high, wanted=wanted))
+
+    return check
 
 
 def _count(name: str, value, vocab_size) -> int:
@@ -122,12 +128,12 @@ def _wrong(name: str, value, wanted: str) -> ValueError:
     return ValueError(f"{name}={arguments.shown(value)}: it must be {wanted}")
 
 
-_POSITIVE = _number(_LEAST, math.inf, "a finite number above 0")
+_POSITIVE = _number(_SMALLEST, _LARGEST, "a number above 0, from 1e-30 to 1e30")
 _PENALTY = _number(-2, 2, "a number from −2 to 2")
 _SHARE = _number(_LEAST, 1, "a number above 0 and at most 1")
 _RATIO = _number(0, 1, "a number from 0 to 1")
 _CUT_OFF = _number(0, _BELOW_1, "a number from 0 to below 1")
-_FINITE = _number(-math.inf, math.inf, "a finite number; 1 switches it off")
+_FINITE = _number(-_LARGEST, _LARGEST, "a number from −1e30 to 1e30; 1 switches it off")
 
 # Each setting's value when it is off, and what checks it, in the order in which they work.
 _SETTINGS: dict[str, tuple] = {

@@ -176,7 +176,7 @@ def encode(
     import torch
 
     check_tokenizer(tokenizer)
-    arguments.flag("add_special_tokens", add_special_tokens)
+    add_special_tokens = arguments.flag("add_special_tokens", add_special_tokens)
     prompts = [prompt] if isinstance(prompt, str) else prompt
     if not isinstance(prompts, (list, tuple)) or not all(isinstance(p, str) for p in prompts):
         kind = type(prompt).__name__

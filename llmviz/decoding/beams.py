@@ -359,11 +359,15 @@ def check_beams(
         "max_new_tokens": arguments.whole("max_new_tokens", max_new_tokens),
         "num_beams": arguments.whole("num_beams", num_beams, high=MOST_ROWS),
         "num_return_sequences": arguments.whole("num_return_sequences", num_return_sequences),
-        "length_penalty": arguments.number("length_penalty", length_penalty),
+        "length_penalty": float(arguments.number("length_penalty", length_penalty)),
         "early_stopping": early_stopping,
         "do_sample": arguments.flag("do_sample", do_sample),
         "num_beam_groups": arguments.whole("num_beam_groups", num_beam_groups),
-        "diversity_penalty": arguments.number("diversity_penalty", diversity_penalty),
+        "diversity_penalty": float(
+            arguments.number(
+                "diversity_penalty", diversity_penalty, 0, 1e30, wanted="a number from 0 to 1e30"
+            )
+        ),
     }
     if not isinstance(early_stopping, (bool, str)) or early_stopping not in (True, False, "never"):
         raise ValueError(
@@ -443,7 +447,7 @@ class Beams:
         self.num_beams, self.first_beam = num_beams, first // prompts
         self.num_candidates = num_candidates
         self.length, self.max_new_tokens = 0, max_new_tokens
-        self.length_penalty, self.early_stopping = length_penalty, early_stopping
+        self.length_penalty, self.early_stopping = float(length_penalty), early_stopping
         # At first all beams hold the same text, so only one of them may count.
         self.running = torch.full((prompts, num_beams), NEVER)
         self.running[:, 0] = 0.0

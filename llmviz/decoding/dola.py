@@ -57,7 +57,7 @@ def dola(
     run = Generation(
         model, input_ids, attention_mask, max_new_tokens, top_logprobs, stop, settings, do_sample
     )
-    if run.settings.get("guidance_scale", 1.0) <= 0:
+    if run.settings.get("guidance_scale", 1.0) < 1e-30:
         raise ValueError(
             f"guidance_scale={run.settings['guidance_scale']} with dola_layers: it must be above "
             "0, since what DoLa has ruled out would become certain"

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .. import arguments
 from .prefix import lengths_of
 
 
@@ -21,6 +22,11 @@ def asked_again(
         unfinished &= ~torch.isin(sequences[:, end - 1], torch.tensor(eos, dtype=torch.long))
         for criterion in criteria:
             said = criterion(sequences[:, :end], scores[: end - start])
+            if not isinstance(said, (bool, Tensor)):
+                raise ValueError(
+                    f"stopping_criteria returned {arguments.shown(said)}: it must return a bool "
+                    f"tensor of shape ({len(sequences)},), one value for each row"
+                )
             unfinished &= ~torch.as_tensor(said).cpu()
     return lengths.tolist()
 

@@ -132,7 +132,7 @@ def _ids(name: str, value) -> list[int]:
         return []
     value = value.tolist() if hasattr(value, "tolist") else value
     listed = value if isinstance(value, (list, tuple)) else [value]
-    return [arguments.whole(name, i, low=0) for i in listed]
+    return [arguments.whole(name, i, low=0, high=2**31) for i in listed]
 
 
 def _prompt_lengths(
@@ -188,5 +188,6 @@ def _criteria(tokenizer, stop_strings, stopping_criteria) -> list[Callable]:
     if stop_strings is not None:
         strings = [stop_strings] if isinstance(stop_strings, str) else stop_strings
         strings = arguments.labels("stop_strings", strings)
+        strings = [arguments.text("stop_strings", string) for string in strings]
         found.append(StopStringCriteria(tokenizer=tokenizer, stop_strings=strings))
     return found
