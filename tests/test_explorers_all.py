@@ -136,9 +136,10 @@ def test_close_frees_what_it_made(name):
         with pytest.raises(ValueError, match=f"this {name} is closed"):
             explorer.figure()
     assert registered() == before
-    gone = weakref.ref(model)
+    gone = [weakref.ref(model), *map(weakref.ref, explorers)]
     del explorer, explorers, model
-    wait_until(lambda: gc.collect() is not None and gone() is None)  # a timer may still be ending
+    # A timer may still be ending.
+    wait_until(lambda: gc.collect() is not None and not any(one() is not None for one in gone))
 
 
 @pytest.mark.parametrize("name", MAKERS)

@@ -96,7 +96,7 @@ def imports(source: str) -> set[str]:
 
 
 def undeclared(source: str, declared: set[str]) -> set[str]:
-    foreign = imports(source) - set(sys.stdlib_module_names) - {"llmviz", "tests"}
+    foreign = imports(source) - set(sys.stdlib_module_names) - {"llmviz", "tests", "benchmarks"}
     names = {canonicalize_name(DISTRIBUTION.get(name, name)) for name in foreign}
     return {name for name in names if COMES_ALONG.get(name, name) not in declared}
 

@@ -140,7 +140,7 @@ def test_all_of_them_at_once(alone):
 
 def inside(model):
     explorer = lv.Inside(model, tiny.tokenizer(), "hi")
-    return explorer, lambda text: setattr(explorer.text_box, "value", text)
+    return explorer, lambda text: explorer._handle_custom_msg({"type": "read", "text": text}, [])
 
 
 def comparison(model):
@@ -167,7 +167,8 @@ def stepper(model):
 
 def beam_explorer(model):
     explorer = lv.BeamExplorer(model, tiny.tokenizer(), "hi", num_beams=2, max_new_tokens=TOKENS)
-    return explorer, lambda text: setattr(explorer.prompt_box, "value", text)
+    asked = {"type": "read", "num_beams": 2, "max_new_tokens": TOKENS}
+    return explorer, lambda text: explorer._handle_custom_msg({**asked, "prompt": text}, [])
 
 
 @pytest.mark.parametrize("make", [inside, comparison, stepper, beam_explorer])
@@ -177,7 +178,7 @@ def test_an_explorer_beside_generate(make, alone):
     def shown(explorer, begin, text):
         begin(text)
         explorer.wait(60)
-        return repr(explorer), explorer.message.value
+        return repr(explorer), getattr(explorer.message, "value", explorer.message)
 
     quiet = make(fresh())
     wanted = [shown(*quiet, text) for text in texts]

@@ -37,7 +37,8 @@ class Explorer(anywidget.AnyWidget):
     In the browser a class of explorers.js belongs to it, by `state["kind"]`.
     """
 
-    _esm = MODULE
+    # As text: of a path anywidget would watch the file, and keep every explorer for it.
+    _esm = MODULE.read_text(encoding="utf8")
 
     state = traitlets.Dict().tag(sync=True)  # what Python has found, as JSON
     labels = traitlets.List().tag(sync=True)  # of all tokens, where they are needed, by id

@@ -191,9 +191,10 @@ class PositionExplorer(Explorer):
             "unconditional_logits": position.without_prompt,
         }
         stages = list(processors.stages(position.logits, position.input_ids, **context, **on))
-        if stages and not stages[-1][1].max().isfinite():
+        stages = [("logits", position.logits), *stages]
+        if not stages[-1][1].max().isfinite():
             processors.process(position.logits, position.input_ids, **context, **on)  # says why
-        return [("logits", position.logits), *stages]
+        return stages
 
     def begin(self, position: Position, scores: Tensor, chosen: dict) -> dict:
         raise NotImplementedError
