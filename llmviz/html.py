@@ -284,7 +284,7 @@ def _by_layer(lens) -> tuple[dict[int, list[tuple[str, float]]], list[str]]:
         raise TypeError(f"lens={arguments.shown(lens)}: it must be what lv.logit_lens returns")
     if missing := [column for column in columns if column not in lens]:
         raise ValueError(f"lens has no column {missing[0]!r}: pass what lv.logit_lens returns")
-    top = lens[lens["rank"] == 1]
+    top = lens[lens["rank"] == 1].drop_duplicates(["layer", "position"])  # of equals the first
     if top.empty:
         raise ValueError("lens has no row of rank 1: pass what lv.logit_lens returns")
     layers, places = {}, {}

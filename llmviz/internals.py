@@ -19,6 +19,7 @@ from .head import Head, Watch
 from .head import final_norm as final_norm
 from .head import unembed as unembed
 from .models import check_model, context_size, input_device, vocab_size
+from .recorder import rank_among
 from .tables import Table
 from .tokens import encode, token_id_of, token_labels
 from .twin import twin
@@ -176,7 +177,8 @@ def logit_lens(
     -------
     Table
         A Table with a row per layer, token and rank. Columns: layer (0 is the embedding), position,
-        token (the one read there), rank, token_id and prediction (what would come next), logit,
+        token (the one read there), rank (1 + how many tokens have a higher logit; of equals the
+        lowest id stands first), token_id and prediction (what would come next), logit,
         log_prob, probability, entropy (of the whole prediction, in bits); with a target, also
         target_rank (1 + how many tokens have a higher logit) and target_probability.
 
@@ -223,7 +225,7 @@ def logit_lens(
         "layer": [places[i][0] for i in each],
         "position": [places[i][1] for i in each],
         "token": [labels[places[i][1]] for i in each],
-        "rank": list(range(1, top_k + 1)) * len(places),
+        "rank": found["ranks"].flatten().tolist(),
         "token_id": found["ids"].flatten().tolist(),
         "prediction": token_labels(tokenizer, found["ids"]),
         "logit": found["logits"].flatten().tolist(),
@@ -378,10 +380,14 @@ def _read_off(logits: Tensor, top_k: int, target_id: int | None) -> dict[str, Te
     """What the lens tells of logits of shape (rows, vocabulary), on the CPU."""
     logits = logits.float()
     log_probs = logits.log_softmax(-1)
-    ids = logits.topk(top_k).indices
+    # Of equals the lowest id stands first, which argmax takes.
+    ids = logits.topk(top_k).indices.sort(-1).values
+    highest, order = logits.gather(-1, ids).sort(dim=-1, descending=True, stable=True)
+    ids = ids.gather(-1, order)
     found = {
         "ids": ids,
-        "logits": logits.gather(-1, ids),
+        "ranks": rank_among(highest),
+        "logits": highest,
         "log_probs": log_probs.gather(-1, ids),
         "highest": logits.amax(-1),
         # Of −inf, 0 · −inf is left out; and what rounds to less than 0 is 0, not −0.

@@ -47,7 +47,7 @@ class Recorder:
         ranked = _ranked(logits)
         k = min(self.top_logprobs, logits.shape[-1])
         top = ranked.topk(k)
-        ids, rank = top.indices, _rank_among(top.values)
+        ids, rank = top.indices, rank_among(top.values)
         kept = scores > -math.inf
         # The processors may have left everything as it was; under beams they get log_probs.
         if untouched or torch.equal(scores, log_probs):
@@ -135,7 +135,7 @@ def top_tokens(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     left = top_k - higher.sum(-1, keepdim=True)
     ids = (higher | (equal & (equal.cumsum(-1) <= left))).nonzero()[:, 1].view(-1, top_k)
     values, order = ranked.gather(-1, ids).sort(dim=-1, descending=True, stable=True)
-    return ids.gather(-1, order), _rank_among(values)
+    return ids.gather(-1, order), rank_among(values)
 
 
 def _ranked(scores: Tensor) -> Tensor:
@@ -149,7 +149,7 @@ def _entropy(probabilities: Tensor, log_probs: Tensor) -> Tensor:
     return bits.masked_fill(probabilities[:, 0].isnan(), math.nan)
 
 
-def _rank_among(values: Tensor) -> Tensor:
+def rank_among(values: Tensor) -> Tensor:
     """The ranks of the k highest scores of each row, shape (rows, k), which come in order."""
     ascending = values.flip(-1).contiguous()
     not_higher = torch.searchsorted(ascending, values.contiguous(), right=True)

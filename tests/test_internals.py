@@ -559,3 +559,20 @@ def test_the_model_is_left_as_it_was(function):
     after = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
     assert after == hooks and torch.equal(direct(model).logits, before)
     assert model.config._attn_implementation == "sdpa" and "forward" not in vars(model)
+
+
+def test_equal_logits_share_a_rank_in_the_lens():
+    """In half precision ties are frequent: a rank is one more than the number of higher logits."""
+    model = copy.deepcopy(tiny.model("llama")).to(torch.bfloat16)
+    with torch.no_grad():
+        model.lm_head.weight[100:110] = model.lm_head.weight[100]
+    lens = lv.logit_lens(model, tiny.tokenizer(), "hello there", top_k=tiny.VOCABULARY)
+    shared = 0
+    for _, rows in lens.groupby(["layer", "position"]):
+        higher = [(rows.logit > logit).sum() for logit in rows.logit]
+        assert rows["rank"].tolist() == [1 + n for n in higher]
+        shared += rows["rank"].duplicated().sum()
+        for _, equals in rows.groupby("logit"):
+            assert equals.token_id.is_monotonic_increasing
+    assert shared > 100
+    assert len(repr(lv.lens_grid(lens)).splitlines()) == 5  # the text, and a line per layer

@@ -52,7 +52,7 @@ class Reading:
     def state(self) -> dict:
         """What the browser needs besides the weights: a pair (prediction, probability) per layer
         and token, layer 0 being the embedding."""
-        best = self.lens[self.lens["rank"] == 1]
+        best = self.lens.drop_duplicates(["layer", "position"])
         said = [[p, round(q, 9)] for p, q in zip(best.prediction, best.probability, strict=True)]
         sizes = self.sizes
         return {
@@ -251,7 +251,7 @@ def picture(reading: Reading, layer: int, head: int, token: int) -> str:
 
 
 def _lens_rows(lens: Table, layer: int, query: int) -> str:
-    best = lens[(lens.position == query) & (lens["rank"] == 1)].iloc[::-1]
+    best = lens[lens.position == query].drop_duplicates("layer").iloc[::-1]
     if len(best) > _LAYERS:
         near = (best.layer - layer - 1).abs().rank(method="first") <= _LAYERS
         best = best[near]
