@@ -24,7 +24,7 @@ def find_device(device: str | torch.device | None) -> torch.device:
     given = arguments.shown(device)
     try:
         found = torch.device(device)
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"device={given} is no torch device here: {said_by(error)}") from error
     if found.type == "meta":
         raise ValueError(f"device={given} holds no weights, so nothing can be generated there")
