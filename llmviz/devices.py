@@ -43,7 +43,8 @@ def find_device(device: str | torch.device | None) -> torch.device:
 
 def said_by(error: Exception) -> str:
     """The first sentence of what torch says, which may go on for pages."""
-    return str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
+    said = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
+    return "".join(c for c in said if c.isprintable())
 
 
 @cache
