@@ -575,6 +575,8 @@ class Host {
     this.weights = numbers("weights", Uint16Array);
     this.computed = numbers("computed", Float32Array);
   }
+  /** Whether the state is the one that the listeners have taken over. */
+  get current() { return this.model.get("state") === this.state; }
   get labels() { return this.model.get("labels") ?? []; }
   get chosen() { return this.model.get("chosen") ?? {}; }
   get answer() { return this.model.get("answer") ?? {}; }
@@ -618,10 +620,20 @@ class Explorer {
       if (type !== "message") return;
       this.say(text, alert, busy); // a text that was refused stays in its field, to be mended
     });
-    host.on("change:state", () => { this.taken(); this.put(host.chosen); this.update(); });
-    host.on("change:answer", () => { this.answered(); this.update(); });
+    host.on("change:state", () => {
+      this.taken();
+      this.put(host.chosen);
+      this.answered();
+      this.update();
+    });
+    // Of one message's changes these may come first: what belongs to a new state waits for it.
+    host.on("change:answer", () => {
+      if (!host.current) return;
+      this.answered();
+      this.update();
+    });
     host.on("change:chosen", () => {
-      if (JSON.stringify(host.chosen) === JSON.stringify(this.chosen)) return;
+      if (!host.current || JSON.stringify(host.chosen) === JSON.stringify(this.chosen)) return;
       this.put(host.chosen);
       this.update();
     });
